@@ -1,4 +1,4 @@
-"""The text of misc.*: cases that a 7.3 kernel and the series' own code answered, carried here with their answers."""
+"""The text of misc.*: cases that a 7.3 kernel and the series' own code answered, with their answers."""
 
 import errno
 

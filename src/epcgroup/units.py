@@ -51,6 +51,8 @@ _SHOWN = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 def quoted(value: object, length: int = 60) -> str:
     """A value as a message shows it: on one line, printable, cut at `length` characters."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number beyond 2**256"  # str() itself refuses numbers of more than 4300 digits
     text = repr(value) if isinstance(value, str) else str(value)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= length else text[: length - 3] + "..."
