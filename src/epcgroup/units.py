@@ -53,6 +53,8 @@ def quoted(value: object, length: int = 60) -> str:
     """A value as a message shows it: on one line, printable, cut at `length` characters."""
     if isinstance(value, int) and value.bit_length() > 256:
         return "a number beyond 2**256"  # str() itself refuses numbers of more than 4300 digits
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"  # YAML aliases can make them endless
     text = repr(value) if isinstance(value, str) else str(value)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= length else text[: length - 3] + "..."

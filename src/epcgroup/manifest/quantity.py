@@ -1,7 +1,7 @@
 """Kubernetes quantities ("512Ki", 21474836480, "1e3") as exact numbers.
 
 The grammar of k8s.io/apimachinery resource.Quantity: a decimal number, then one of n u m k M G T P E, Ki to
-Ei, or a decimal exponent. Kubernetes caps what exceeds 2**63-1; here that is an error, because no machine has it.
+Ei, or a decimal exponent. Kubernetes caps what exceeds 2**63-1; here that is an error: no machine has it.
 """
 
 import re
