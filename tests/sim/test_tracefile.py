@@ -136,14 +136,16 @@ def test_csv_with_counts_is_not_joined_again(tmp_path: Path) -> None:
 @given(
     accesses=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=60),
     block=st.integers(24, 80),
+    table=st.sampled_from([1, 3, 5]),
 )
 def test_events_are_the_same_however_the_text_falls_into_blocks(
-    tmp_path_factory: pytest.TempPathFactory, accesses: list[tuple[int, int]], block: int
+    tmp_path_factory: pytest.TempPathFactory, accesses: list[tuple[int, int]], block: int, table: int
 ) -> None:
     path = tmp_path_factory.mktemp("t") / "t.csv"
     write(path, "thread,page\n" + "".join(f"{thread},{page}\n" for thread, page in accesses))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracefile, "BLOCK_BYTES", block)
+        patch.setattr(tracefile, "TABLE_PAGES", table)
         trace = read_trace(path)
     assert events(trace) == joined_by_hand(accesses)
     first_seen = list(dict.fromkeys(page for _, page in accesses))

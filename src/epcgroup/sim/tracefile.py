@@ -40,6 +40,7 @@ SUFFIXES: dict[str, Format] = {
 PAGE_SHIFT = PAGE_SIZE.bit_length() - 1
 MAX_PAGE = 2**32 - 1  # of a `page` column: what a packed trace can name
 BLOCK_BYTES = 1 << 20
+TABLE_PAGES = 1 << 26  # page numbers below this (256 GiB of addresses) find their dense id by index
 # Lackey has no clock. Half a nanosecond for each of its lines (instructions, loads and stores alike) is one
 # instruction in two cycles at 3 GHz; only a starting point, which a workload's `speed` corrects.
 LACKEY_ACCESS_NS = 0.5
@@ -482,8 +483,11 @@ class _Collector:
         self._events = 0
         self._columns: dict[str, list[NDArray[Any]]] = {k: [] for k in ("page", "count", "thread", "time")}
         self._addresses: list[U64] = []
-        self._known = np.empty(0, np.uint64)  # page numbers, ascending
-        self._ids = np.empty(0, np.uint32)  # their dense ids
+        self._nr_pages = 0
+        # Dense id + 1 by page number, untouched memory until used; given up at the first page beyond it.
+        self._table: U32 | None = np.zeros(TABLE_PAGES, np.uint32)
+        self._known = np.empty(0, np.uint64)  # without the table: page numbers, ascending,
+        self._ids = np.empty(0, np.uint32)  # and their dense ids
         self._last: dict[int, tuple[int, int]] = {}  # stream -> (page, event) of its last access
         self._extra: list[tuple[int, int]] = []  # (event, accesses that joined it from a later block)
 
@@ -559,6 +563,32 @@ class _Collector:
     def _dense(self, pages: U64) -> U32:
         if not len(pages):
             return np.empty(0, np.uint32)
+        if self._table is not None and int(pages.max()) >= TABLE_PAGES:
+            self._known = np.concatenate([*self._addresses, self._known])
+            self._ids = np.argsort(self._known).astype(np.uint32)
+            self._known, self._table = self._known[self._ids], None
+        if self._table is None:
+            return self._dense_sorted(pages)
+        at = pages.view(np.int64)
+        ids = self._table.take(at)
+        if not ids.all():
+            new = pages[ids == 0]
+            values, first = np.unique(new, return_index=True)
+            self._name(values[np.argsort(first)])
+            ids = self._table.take(at)
+        return ids - np.uint32(1)
+
+    def _name(self, values: U64) -> U32:
+        """The next dense ids for pages not seen before, in this order."""
+        ids = np.arange(self._nr_pages, self._nr_pages + len(values), dtype=np.uint32)
+        self._nr_pages += len(values)
+        self._addresses.append(values)
+        if self._table is not None:
+            self._table[values.view(np.int64)] = ids + np.uint32(1)
+        return ids
+
+    def _dense_sorted(self, pages: U64) -> U32:
+        """By binary search, for page numbers too large for the table."""
         values, first, inverse = np.unique(pages, return_index=True, return_inverse=True)
         place = np.searchsorted(self._known, values)
         known = np.zeros(len(values), np.bool_)
@@ -569,8 +599,7 @@ class _Collector:
         new = np.flatnonzero(~known)
         if len(new):
             new = new[np.argsort(first[new])]  # dense ids follow first appearance
-            ids[new] = np.arange(len(self._known), len(self._known) + len(new), dtype=np.uint32)
-            self._addresses.append(values[new])
+            ids[new] = self._name(values[new])
             merged = np.concatenate([self._known, values[new]])
             order = np.argsort(merged)
             self._known, self._ids = merged[order], np.concatenate([self._ids, ids[new]])[order]
