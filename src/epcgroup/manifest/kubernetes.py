@@ -2,7 +2,7 @@
 
 Any object with a pod template is read, whatever its kind: a mapping whose `spec` has a list of `containers`
 is one, at any depth (Deployment, CronJob, FlinkDeployment ...). What Kubernetes would reject is Skipped with
-the reason, and so is what asks for no SGX EPC. Sizes become bytes, replicas stay a number. Nothing is defaulted
+the reason, and so is what asks for no SGX EPC. Sizes become bytes, replicas stay a number. Nothing is added
 that the cluster would add (webhooks, LimitRanges).
 """
 
@@ -83,13 +83,14 @@ def read(paths: Sequence[Path]) -> tuple[list[Pod], list[Skipped]]:
 def unique_names(pods: Sequence[Pod]) -> list[Pod]:
     """The same pods; a name that was there before gets the first free of -2, -3 ..."""
     taken = {pod.name for pod in pods}
-    seen: set[str] = set()
+    numbers: dict[str, int] = {}  # by name: the last suffix given, 1 for none
     unique = []
     for pod in pods:
-        name, number = pod.name, 2
-        while name in seen or (name != pod.name and name in taken):
-            name, number = f"{pod.name}-{number}", number + 1
-        seen.add(name)
+        name, number = pod.name, numbers.get(pod.name, 0) + 1
+        while number > 1 and (name := f"{pod.name}-{number}") in taken:
+            number += 1
+        numbers[pod.name] = number
+        taken.add(name)
         unique.append(pod if name == pod.name else replace(pod, name=name))
     return unique
 
@@ -106,9 +107,7 @@ def read_document(document: Document, *, within_list: bool = False) -> list[Pod 
         return [
             result
             for number, item in enumerate(items, 1)
-            for result in read_document(
-                Document(item, f"{origin}, item {number}", document.path), within_list=True
-            )
+            for result in read_document(Document(item, f"{origin}, item {number}", document.path), within_list=True)
         ]
     try:
         templates = list(_templates(value))
@@ -183,10 +182,8 @@ def _sizes_in(value: Any, path: str, seen: set[int]) -> Iterator[str]:
 # --- one template
 
 
-def _read_template(
-    root: dict[str, Any], template: _Template, document: Document, *, several: bool
-) -> Pod | Skipped:
-    kind = root.get("kind", "Pod")
+def _read_template(root: dict[str, Any], template: _Template, document: Document, *, several: bool) -> Pod | Skipped:
+    kind = root.get("kind") or "Pod"
     label = _shown(kind)
     try:
         name = _name(root, document.path)
@@ -203,7 +200,7 @@ def _read_template(
 def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> Pod | str:
     """The pod, or why it is none that we are interested in."""
     spec = template.value["spec"]
-    kind = _text(root.get("kind", "Pod"), "kind", _KIND)
+    kind = _text(root.get("kind") or "Pod", "kind", _KIND)
     namespace = _mapping(root.get("metadata")).get("namespace") or "default"
     namespace = _text(namespace, "metadata.namespace", _LABEL)
     metadata = _checked_mapping(template.value.get("metadata"), "metadata of the pod template")
@@ -233,9 +230,7 @@ def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> P
     if template.value is not root:
         for key in sorted(_mapping(_mapping(root.get("metadata")).get("annotations"))):
             if epc_annotations.is_epc(key) and key not in annotations:
-                notes.append(
-                    f"annotation {quoted(key)} has no effect on the {kind}, only on its pod template"
-                )
+                notes.append(f"annotation {quoted(key)} has no effect on the {kind}, only on its pod template")
     if kind not in _COUNTED and _count_in(template.owner or spec) is None:
         notes.append(f"a {kind} decides itself how many pods it starts; counted as one")
     return Pod(
@@ -274,9 +269,7 @@ def _annotations(value: Any) -> dict[str, str]:
         if isinstance(text, str):
             found[key] = text
         elif epc_annotations.is_epc(key):
-            raise InputError(
-                f'{_shown(text)} must be text in Kubernetes; quote it: "..."', key=f"annotation {key}"
-            )
+            raise InputError(f'{_shown(text)} must be text in Kubernetes; quote it: "..."', key=f"annotation {key}")
     return found
 
 
@@ -387,9 +380,7 @@ def _amount(limits: Mapping[str, Any], requests: Mapping[str, Any], resource: st
 def _device_remarks(resource: str, count: int, label: str) -> list[str]:
     if resource == PAGE_DEVICE:
         size = format_bytes(count * PAGE_SIZE)
-        return [
-            f"{label}: {resource} {count} would be {size} where a device is a page; not counted as a size"
-        ]
+        return [f"{label}: {resource} {count} would be {size} where a device is a page; not counted as a size"]
     if resource not in DEVICES:
         return [f"{label}: {resource} is no SGX resource we know{nearest(resource, (*SIZES, *DEVICES))}"]
     return []
@@ -458,8 +449,4 @@ def _text(value: Any, key: str, pattern: re.Pattern[str]) -> str:
 
 def _shown(value: Any) -> str:
     """Like quoted, but bare where a word or number is plain."""
-    return (
-        value
-        if isinstance(value, str) and re.fullmatch(r"[\w./@-]{1,60}", value, re.ASCII)
-        else quoted(value)
-    )
+    return value if isinstance(value, str) and re.fullmatch(r"[\w./@-]{1,60}", value, re.ASCII) else quoted(value)
