@@ -1,13 +1,13 @@
 """The SGX EPC memory manager and its misc cgroup controller as plain objects: the rules, written to be read.
 
-One `Machine` is one booted computer: EPC pages in sections and NUMA nodes, enclaves, virtual EPC, a cgroup tree, ksgxd and
-a work queue. The three series stand as three subclasses at the end of the file, each telling only what is its own:
-`Mainline` (one LRU, no limit), `V2` (the seed series of December 2022, OOM killing included, defects included) and `V17`
-(the last posted version, August 2024). `Replayer` drives a machine with an op log (spec/oplog.md): one line in, one result out.
+One `Machine` is one booted computer: EPC pages in sections and NUMA nodes, enclaves, virtual EPC, a cgroup
+tree, ksgxd and a work queue. The series stand as subclasses towards the end, each telling only what is its
+own: `Mainline` (one LRU, no limit), `V17` (the last posted version, August 2024) and `V2` (the seed series,
+December 2022, OOM killing and defects included). `Replayer` drives a machine with an op log.
 
-Function names are the kernel's, less sgx_. Everything runs single threaded: an operation runs to its end, `queue_work` and
-`wake_up` only leave a note, and work the kernel defers (mmu-notifier frees, css releases) waits for `run_deferred`.
-Left out: page contents, keys, measurement values, timing. No numba, no numpy: slow on purpose, obvious on purpose.
+Function names are the kernel's, less sgx_. Everything runs single threaded: an operation runs to its end,
+`queue_work` and a wake-up of ksgxd only leave a note, and what the kernel defers (mmu-notifier frees, css
+releases) waits for `run_deferred`. Left out: page contents, keys, measurements, time. Slow on purpose.
 """
 
 from __future__ import annotations
@@ -25,39 +25,41 @@ VA_SLOT_COUNT = 512  # version slots in a version-array page
 PCMDS_PER_PAGE = 32  # 128-byte records in a backing page
 NO_LIMIT = 2**64 - 1
 
-COUNTERS = (
-    "ECREATE EADD EEXTEND EINIT EREMOVE EBLOCK ETRACK EWB EWB_NT ELDU EAUG EPA EMODT EMODPR IPI "
-    "backing_alloc backing_free fault encls_err"
-).split()
+COUNTERS = (  # in the order results show them
+    *("ECREATE", "EADD", "EEXTEND", "EINIT", "EREMOVE", "EBLOCK", "ETRACK", "EWB", "EWB_NT", "ELDU"),
+    *("EAUG", "EPA", "EMODT", "EMODPR", "IPI", "backing_alloc", "backing_free", "fault", "encls_err"),
+)
 
 
 class Errno(Exception):
-    """The machine's answer is an error; `args[0]` is its name ("ENOMEM"; faults: "EBUSY", "SIGBUS", "SEGV", "OOM")."""
+    """The machine's answer is an error; `args[0]` is its name ("ENOMEM"; faults: "EBUSY", "SIGBUS", "SEGV",
+    "OOM").
+    """
 
     @property
     def name(self) -> str:
         return str(self.args[0])
 
 
-class Fatal(Errno):
-    """The kernel is gone: every further operation answers DEAD."""
+class Fatal(Exception):
+    """The kernel is gone: every further operation answers DEAD. `name` is what this one answers."""
+
+    name = ""
 
 
 class Oops(Fatal):
     """A NULL pointer was dereferenced."""
 
-    def __init__(self) -> None:
-        super().__init__("OOPS")
+    name = "OOPS"
 
 
 class Hang(Fatal):
     """A loop that can make no progress and that no signal can end."""
 
-    def __init__(self) -> None:
-        super().__init__("HANG")
+    name = "HANG"
 
 
-# ------------------------------------------------------------------------------------------------- lists and pages
+# -------------------------------------------------------------------------------------------- lists and pages
 
 
 class PageList:
@@ -131,7 +133,7 @@ class Node:
         self.poison_list = PageList()
 
 
-# ----------------------------------------------------------------------------------------------- enclaves, processes
+# ---------------------------------------------------------------------------------------- enclaves, processes
 
 
 class Mm:
@@ -149,7 +151,7 @@ class Task:
         self.name, self.cgroup, self.node, self.kthread = name, cgroup, node, kthread
         self.mm: Mm | None = None
         self.encl: Enclave | None = None  # of the open file
-        self.vma_encl: Enclave | None = None  # of the mapping; None after a fork the driver could not register
+        self.vma_encl: Enclave | None = None  # of the mapping; None after a fork the driver refused
         self.signal_pending = False
         self.killable = True  # may the schedule inject a signal
 
@@ -215,7 +217,7 @@ class Vepc:
         self.page_array: dict[int, EpcPage] = {}
 
 
-# ------------------------------------------------------------------------------------------------------- cgroups
+# ---------------------------------------------------------------------------------------------------- cgroups
 
 
 class Cgroup:
@@ -265,7 +267,9 @@ class Cgroup:
 
 
 def next_descendant_pre(pos: Cgroup | None, root: Cgroup) -> Cgroup | None:
-    """css_next_descendant_pre: `pos` None starts at the root; a released `pos` is found again by its serial number."""
+    """css_next_descendant_pre: `pos` None starts at the root; a released `pos` is found again by its serial
+    number.
+    """
     if pos is None:
         return root
     if pos.children:
@@ -280,20 +284,21 @@ def next_descendant_pre(pos: Cgroup | None, root: Cgroup) -> Cgroup | None:
     return None
 
 
-def parse_max(text: str) -> int:
+def parse_max(text: str, resources: tuple[str, ...]) -> int:
     """The text written to misc.max, "sgx_epc NUMBER" or "sgx_epc max", as bytes."""
-    data = text.encode().split(b"\0")[0].strip(b" \t\n\v\f\r\xa0")
-    resource, space, value = data.partition(b" ")
-    if not space or resource not in (b"sgx_epc", b"sev", b"sev_es"):
+    resource, space, value = text.split("\0")[0].strip(" \t\n\v\f\r\xa0").partition(" ")
+    if not space or resource not in resources:
         raise Errno("EINVAL")
-    limit = NO_LIMIT if value == b"max" else kstrtou64(value.decode("latin-1"))
-    if resource != b"sgx_epc":
-        raise Errno("EINVAL")  # capacity 0
+    limit = NO_LIMIT if value == "max" else kstrtou64(value)
+    if resource != "sgx_epc":
+        raise Errno("EINVAL")  # sev, sev_es: capacity 0
     return limit
 
 
 def kstrtou64(text: str) -> int:
-    """An unsigned number as the kernel reads it: 0x.., leading 0 octal, else decimal; overflow beats trailing rubbish."""
+    """An unsigned number as the kernel reads it: 0x.., leading 0 octal, else decimal; overflow beats trailing
+    rubbish.
+    """
     text = text.removeprefix("+")
     base, digits = 10, text
     if text.startswith("0"):
@@ -316,13 +321,16 @@ def kstrtou64(text: str) -> int:
     return value
 
 
-# ------------------------------------------------------------------------------------------------------- the machine
+# ------------------------------------------------------------------------------------------------ the machine
 
 
 class Machine:
-    """What all series share: EPC pages, the CPU, the enclave and virtual EPC drivers, the cgroup tree, the schedule."""
+    """What all series share: EPC pages, the CPU, the enclave and virtual EPC drivers, the cgroup tree, the
+    schedule.
+    """
 
     series = ""
+    resources: tuple[str, ...] = ("sev", "sev_es", "sgx_epc")  # the misc controller's, compiled in
 
     def __init__(self, sections: list[dict[str, int]], *, sgx2: bool = True, k_sig: int = 1000) -> None:
         self.sgx2 = sgx2
@@ -364,7 +372,7 @@ class Machine:
                 node.free_list.add_tail(page)
                 self.nr_free_pages += 1
 
-    # --- what a series decides --------------------------------------------------------------------------------------
+    # --- what a series decides ------------------------------------------------------------------------------
 
     def charge(self, cg: Cgroup, reclaim: bool) -> None:
         """Charge one page to `cg`, or raise ENOMEM, EBUSY, ERESTARTSYS."""
@@ -413,7 +421,7 @@ class Machine:
         """Linux c6c2adcba50c ("x86/sgx: Resolves SECS reclaim vs. page fault for EAUG race")."""
         self.load_secs(encl)
 
-    # --- the schedule's rule 7: loops without progress -----------------------------------------------------------------
+    # --- the schedule's rule 7: loops without progress ------------------------------------------------------
 
     def progress(self) -> None:
         self.ticks = 0
@@ -465,7 +473,7 @@ class Machine:
         self.run_deferred()
         self.current = before
 
-    # --- cgroups ------------------------------------------------------------------------------------------------------
+    # --- cgroups --------------------------------------------------------------------------------------------
 
     def new_cgroup(self, name: str, parent: Cgroup | None) -> Cgroup:
         cg = Cgroup(name, parent, self.next_serial)
@@ -477,6 +485,8 @@ class Machine:
 
     def find_cgroup(self, path: str) -> Cgroup:
         """The online cgroup at an absolute path, else ENOENT."""
+        if not path.startswith("/"):
+            raise Errno("ENOENT")
         cg = self.root
         for name in path.split("/"):
             if name:
@@ -487,12 +497,12 @@ class Machine:
         return cg
 
     def mkdir(self, path: str) -> None:
-        parent_path, _, name = path.rstrip("/").rpartition("/")
         if not path.startswith("/"):
             raise Errno("EINVAL")
+        parent_path, _, name = path.rstrip("/").rpartition("/")
         if not name:
             raise Errno("EEXIST")
-        parent = self.find_cgroup(parent_path)
+        parent = self.find_cgroup(parent_path + "/")
         if any(child.online and child.name == name for child in parent.children):
             raise Errno("EEXIST")
         self.new_cgroup(name, parent)
@@ -569,7 +579,7 @@ class Machine:
         for level in cg.ancestors():
             self.misc_cancel_charge(level)
 
-    # --- EPC pages -------------------------------------------------------------------------------------------------------
+    # --- EPC pages ------------------------------------------------------------------------------------------
 
     def __alloc_epc_page(self) -> EpcPage | None:
         """The page that has been free longest: on the task's own node, else on the next node that has one."""
@@ -592,7 +602,9 @@ class Machine:
         return None
 
     def no_node_left(self) -> None:
-        """All nodes are empty and the task's own has no EPC: the walk up to Linux 6.12 waits for its own node for ever."""
+        """All nodes are empty and the task's own has no EPC: the walk up to Linux 6.12 waits for its own node
+        for ever.
+        """
         raise Hang
 
     def alloc_epc_page(self, owner: EnclPage | Enclave | Vepc, reclaim: bool) -> EpcPage:
@@ -620,7 +632,9 @@ class Machine:
         return page
 
     def free_epc_page(self, page: EpcPage) -> None:
-        """To the tail of its node's free list; a poisoned page to the head of the poison list, and counted free too."""
+        """To the tail of its node's free list; a poisoned page to the head of the poison list, and counted
+        free too.
+        """
         if page.cg is not None:
             self.uncharge(page.cg)
             page.cg = None
@@ -648,7 +662,7 @@ class Machine:
             page.node.free_list.unlink(page)
             page.node.poison_list.add_head(page)
 
-    # --- the CPU -----------------------------------------------------------------------------------------------------
+    # --- the CPU --------------------------------------------------------------------------------------------
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n
@@ -701,7 +715,9 @@ class Machine:
         secs.ipi_epoch = secs.epoch
 
     def ewb_once(self, page: EpcPage) -> bool:
-        """One EWB attempt. False: SGX_NOT_TRACKED, some thread may still hold the translation of a blocked page."""
+        """One EWB attempt. False: SGX_NOT_TRACKED, some thread may still hold the translation of a blocked
+        page.
+        """
         self.count("EWB")
         assert page.epcm is not None
         if page.epcm.type != "secs":
@@ -715,7 +731,7 @@ class Machine:
         self.progress()
         return True
 
-    # --- backing store -----------------------------------------------------------------------------------------------
+    # --- backing store --------------------------------------------------------------------------------------
 
     def encl_alloc_backing(self, encl: Enclave, page_index: int, mm: Mm | None) -> None:
         """The shmem page of a page's contents and that of its PCMD record, allocated where missing."""
@@ -730,10 +746,12 @@ class Machine:
         encl.backing.pop(index).backing -= 1
         self.count("backing_free")
 
-    # --- aging and writing out ---------------------------------------------------------------------------------------
+    # --- aging and writing out ------------------------------------------------------------------------------
 
     def reclaimer_age(self, page: EpcPage) -> bool:
-        """True: old. Clears one accessed bit, in the newest mm that has it set; older mms keep theirs for the next scan."""
+        """True: old. Clears one accessed bit, in the newest mm that has it set; older mms keep theirs for the
+        next scan.
+        """
         encl_page = page.owner
         assert isinstance(encl_page, EnclPage)
         for mm in encl_page.encl.mm_list:
@@ -770,7 +788,9 @@ class Machine:
             encl.secs.epc_page = None
 
     def encl_ewb(self, encl_page: EnclPage) -> None:
-        """Version into the lowest free slot of the first VA page; ETRACK, then an IPI, if the CPU asks for them."""
+        """Version into the lowest free slot of the first VA page; ETRACK, then an IPI, if the CPU asks for
+        them.
+        """
         encl, page = encl_page.encl, encl_page.epc_page
         assert page is not None
         encl_page.being_reclaimed = False
@@ -784,14 +804,17 @@ class Machine:
             self.etrack(encl)
             if not self.ewb_once(page):
                 self.ipi(encl)
-                assert self.ewb_once(page)
+                self.ewb_once(page)
+                assert page.epcm is None, "EWB after ETRACK and IPI"
         encl_page.va = (va_page, slot)
         index = encl.page_index(encl_page)
         encl.pcmd.setdefault(encl.pcmd_index(index), set()).add(index)
         self.ewb.append((f"{encl.id}:SECS" if encl_page.page < 0 else encl.id, encl_page.page))
 
     def encl_eldu(self, encl_page: EnclPage) -> None:
-        """Load a page back. Its contents leave the backing store; so does the PCMD page once no record is left in it."""
+        """Load a page back. Its contents leave the backing store; so does the PCMD page once no record is
+        left in it.
+        """
         encl = encl_page.encl
         page = self.alloc_epc_page(encl_page, reclaim=False)
         assert encl_page.va is not None
@@ -823,7 +846,7 @@ class Machine:
         else:
             self.warn_on("sgx_encl_free_epc_page")
 
-    # --- enclaves ----------------------------------------------------------------------------------------------------
+    # --- enclaves -------------------------------------------------------------------------------------------
 
     def load_secs(self, encl: Enclave) -> None:
         if encl.secs.epc_page is None:
@@ -902,8 +925,6 @@ class Machine:
             raise
         try:
             va_page = self.encl_grow(encl, reclaim=True)
-        except Fatal:
-            raise
         except Errno:
             self.encl_free_epc_page(epc_page)
             self.progress()
@@ -932,15 +953,7 @@ class Machine:
         try:
             self.load_secs_before_eaug(encl)
             epc_page = self.alloc_epc_page(encl_page := EnclPage(encl, page, "reg"), reclaim=False)
-            try:
-                va_page = self.encl_grow(encl, reclaim=False)
-            except Fatal:
-                raise
-            except Errno as error:
-                self.encl_free_epc_page(epc_page)
-                raise Errno(self.eaug_va_error(error)) from None
-        except Fatal:
-            raise
+            va_page = self.eaug_grow(encl, epc_page)
         except Errno as error:
             self.progress()  # kfree of the page record
             raise Errno("EBUSY" if error.name == "EBUSY" else "SIGBUS") from None
@@ -956,9 +969,13 @@ class Machine:
         assert self.current.mm is not None
         self.current.mm.pte[page] = True
 
-    def eaug_va_error(self, error: Errno) -> str:
-        """What becomes of the fault when the VA page is refused."""
-        return error.name
+    def eaug_grow(self, encl: Enclave, epc_page: EpcPage) -> VaPage | None:
+        """The VA page of a dynamic page, if one is due; refused, the page goes back."""
+        try:
+            return self.encl_grow(encl, reclaim=False)
+        except Errno:
+            self.encl_free_epc_page(epc_page)
+            raise
 
     def vma_fault(self, task: Task, page: int) -> None:
         """A page fault of an enclave mapping. EBUSY: returns to user space, which faults again."""
@@ -971,8 +988,6 @@ class Machine:
             return
         try:
             self.load_page(encl, page)
-        except Fatal:
-            raise
         except Errno as error:
             raise Errno("EBUSY" if error.name == "EBUSY" else "SIGBUS") from None
         assert task.mm is not None
@@ -1023,7 +1038,7 @@ class Machine:
         """The open enclaves, by their oldest living process."""
         return list(dict.fromkeys(task.encl for task in self.tasks.values() if task.encl is not None))
 
-    # --- SGX2 ioctls -------------------------------------------------------------------------------------------------
+    # --- SGX2 ioctls ----------------------------------------------------------------------------------------
 
     def sgx2_entry(self, encl: Enclave, page: int, count: int) -> None:
         if not self.sgx2:
@@ -1040,8 +1055,6 @@ class Machine:
         self.reclaim_direct()
         try:
             return self.load_page(encl, page)
-        except Fatal:
-            raise
         except Errno as error:
             raise Errno("EAGAIN" if error.name == "EBUSY" else "EFAULT") from None
 
@@ -1074,7 +1087,7 @@ class Machine:
         encl_page = self.sgx2_load(encl, page)
         if encl_page.type != "trim":
             raise Errno("EPERM")
-        self.count("EMODPR")  # page faults on a trimmed page the enclave has accepted, else SGX_PAGE_NOT_MODIFIABLE
+        self.count("EMODPR")  # page faults if the enclave has accepted, else SGX_PAGE_NOT_MODIFIABLE
         if encl_page.modified:
             self.count("encls_err")
             raise Errno("EPERM")
@@ -1087,7 +1100,7 @@ class Machine:
         self.encl_shrink(encl, None)
         self.progress()
 
-    # --- virtual EPC -------------------------------------------------------------------------------------------------
+    # --- virtual EPC ----------------------------------------------------------------------------------------
 
     def vepc_fault(self, vepc: Vepc, page: int) -> None:
         self.count("fault")
@@ -1095,8 +1108,6 @@ class Machine:
         if page not in vepc.page_array:
             try:
                 epc_page = self.alloc_epc_page(vepc, reclaim=False)
-            except Fatal:
-                raise
             except Errno as error:
                 raise Errno("EBUSY" if error.name == "EBUSY" else "SIGBUS") from None
             vepc.page_array[page] = epc_page
@@ -1127,7 +1138,7 @@ class Machine:
             page = vepc.page_array.pop(index)
             if not self.vepc_free_page(page):
                 self.drop(page)
-                still.insert(len(still), page)
+                still.append(page)
         for page in list(self.zombie_secs_pages):
             self.zombie_secs_pages.unlink(page)
             if not self.vepc_free_page(page):
@@ -1135,7 +1146,7 @@ class Machine:
         for page in still:
             self.zombie_secs_pages.add_tail(page)
 
-    # --- state -------------------------------------------------------------------------------------------------------
+    # --- state ----------------------------------------------------------------------------------------------
 
     def state(self, summary: bool = False, full: bool = False) -> dict[str, Any]:
         """Everything an op log's `state` shows."""
@@ -1154,7 +1165,8 @@ class Machine:
         }
 
     def node_state(self, node: Node, full: bool) -> dict[str, Any]:
-        state: dict[str, Any] = {"node": node.nid, "free": len(node.free_list), "poison": len(node.poison_list)}
+        state: dict[str, Any] = {"node": node.nid}
+        state["free"], state["poison"] = len(node.free_list), len(node.poison_list)
         if full:
             state["free_list"] = runs((str(page.section), page.index) for page in node.free_list)
         return state
@@ -1190,8 +1202,9 @@ class Machine:
         return (f"vepc:{owner.id}", next(index for index, its in owner.page_array.items() if its is page))
 
     def enclave_state(self, encl: Enclave, summary: bool, full: bool) -> dict[str, Any]:
-        resident = {index: p.epc_page for index, p in sorted(encl.page_array.items()) if p.epc_page is not None}
-        swapped = [index for index, p in encl.page_array.items() if p.epc_page is None]
+        pages = sorted(encl.page_array.items())
+        resident = {index: p.epc_page for index, p in pages if p.epc_page is not None}
+        swapped = [index for index, p in pages if p.epc_page is None]
         state: dict[str, Any] = {
             "cgroup": encl.processes[0].cgroup.path(),
             "pages": len(encl.page_array),
@@ -1244,7 +1257,7 @@ def ranges(pages: Iterable[int]) -> list[list[int]]:
     return out
 
 
-# --------------------------------------------------------------------------------- the batch of mainline and v17
+# ------------------------------------------------------------------------------ the batch of mainline and v17
 
 
 class ArrayBatch(Machine):
@@ -1258,7 +1271,7 @@ class ArrayBatch(Machine):
         raise NotImplementedError
 
     def reclaim_pages(self, lru: PageList, mm: Mm | None) -> int:
-        """One batch: isolate up to 16, age, block the old ones, write them. Returns how many were isolated."""
+        """One batch: isolate up to 16, age, block the old ones, write them. Returns the number isolated."""
         isolated: list[EpcPage] = []
         for _ in range(NR_TO_SCAN):
             if not lru:
@@ -1286,19 +1299,22 @@ class ArrayBatch(Machine):
         return len(isolated)
 
     def backing_memcg(self, encl: Enclave, mm: Mm | None) -> Cgroup:
-        """That of the mm in whose context pages are reclaimed, else of the enclave's newest mm, else the root."""
+        """That of the mm in whose context pages are reclaimed, else of the enclave's newest mm, else the
+        root.
+        """
         if mm is not None:
             return mm.task.cgroup
         return encl.mm_list[0].task.cgroup if encl.mm_list else self.root
 
 
-# ------------------------------------------------------------------------------------------------------------ mainline
+# --------------------------------------------------------------------------------------------------- mainline
 
 
 class Mainline(ArrayBatch):
     """Linux without the series: one LRU (shown as the root's), nothing is charged, misc knows no sgx_epc."""
 
     series = "mainline"
+    resources = ("sev", "sev_es")
 
     def lru_of(self, page: EpcPage) -> PageList:
         return self.root.lru
@@ -1310,7 +1326,14 @@ class Mainline(ArrayBatch):
         pass
 
     def no_node_left(self) -> None:
-        """Linux 9c936844010466 ("x86/sgx: Fix deadlock in SGX NUMA node search"): the walk ends."""
+        """Fixed in Linux 6.12 ("x86/sgx: Fix deadlock in SGX NUMA node search"): the walk ends."""
+
+    def memory_failure(self, section: int, index: int) -> None:
+        """Since Linux 6.16 a poisoned page in use leaves the LRU, so that the reclaimer does not touch it."""
+        super().memory_failure(section, index)
+        page = self.sections[section][index]
+        if not page.free:
+            self.drop(page)
 
     def reclaim_pages_global(self, mm: Mm | None) -> None:
         self.reclaim_pages(self.root.lru, mm)
@@ -1319,11 +1342,13 @@ class Mainline(ArrayBatch):
         return self.lru_state("lru", cg.lru, summary)
 
 
-# ----------------------------------------------------------------------------------------------------------------- v17
+# -------------------------------------------------------------------------------------------------------- v17
 
 
 class V17(ArrayBatch):
-    """The last posted version: one reclaimable list per cgroup, ENOMEM at once, a strict rotation over the subtree."""
+    """The last posted version: one reclaimable list per cgroup, ENOMEM at once, a strict rotation over the
+    subtree.
+    """
 
     series = "v17"
 
@@ -1357,7 +1382,7 @@ class V17(ArrayBatch):
     # reclaim
 
     def should_reclaim(self, cg: Cgroup) -> bool:
-        """Own usage against the smallest limit on the path to the root, less 32 pages when that is above 128."""
+        """Own usage against the smallest limit up to the root, less 32 pages when that is above 128."""
         if self.lru_empty(cg):
             return False
         limit = min(level.max_pages() for level in cg.ancestors())
@@ -1372,7 +1397,7 @@ class V17(ArrayBatch):
             scanned += self.reclaim_pages(self.next_cgroup(root).lru, mm)
 
     def next_cgroup(self, root: Cgroup) -> Cgroup:
-        """The cgroup whose turn it is; the turn passes on in pre-order, from the last one back to the root."""
+        """The cgroup whose turn it is; the turn passes on in pre-order, from the last one to the root."""
         while True:
             cg = root.next_cg
             root.next_cg = next_descendant_pre(cg, root) or root
@@ -1409,7 +1434,7 @@ class V17(ArrayBatch):
         }
 
 
-# ------------------------------------------------------------------------------------------------------------------ v2
+# --------------------------------------------------------------------------------------------------------- v2
 
 NR_TO_RECLAIM_MAX = 32  # pages that pass the age test in one call
 RECLAIM_MIN_PAGES = 16
@@ -1417,7 +1442,8 @@ RECLAIM_MAX_PAGES = 64
 IGNORE_AGE_THRESHOLD = 5
 OOM_THRESHOLD = 5
 
-# What each recording passes as page flags. EAUG and MODIFY_TYPES were not brought up to date: their pages lack ENCLAVE.
+# What each recording passes as page flags. EAUG and MODIFY_TYPES were not brought up to date: their pages
+# lack ENCLAVE.
 V2_FLAGS = {
     "add": {"TRACKED", "ENCLAVE"},
     "load": {"TRACKED", "ENCLAVE"},
@@ -1439,14 +1465,18 @@ class ReclaimControl:
 
 
 class V2(Machine):
-    """The seed series: an LRU pair per cgroup, thresholds before age is ignored or an enclave is killed, its defects kept."""
+    """The seed series: an LRU pair per cgroup, thresholds before age is ignored or an enclave is killed, its
+    defects kept.
+    """
 
     series = "v2"
 
     # the misc controller of Linux 6.1
 
     def over(self, cg: Cgroup) -> bool:
-        """Usage passes through a C int and is compared as an unsigned long: 2 GiB and below zero are over everything."""
+        """Usage passes through a C int and is compared as an unsigned long: 2 GiB and below zero are over
+        everything.
+        """
         usage = (cg.usage + 2**31) % 2**32 - 2**31
         return usage % 2**64 > cg.max or usage % 2**64 > self.capacity
 
@@ -1463,7 +1493,9 @@ class V2(Machine):
         (page.cg.lru if "TRACKED" in page.flags else page.cg.unreclaimable).add_tail(page)
 
     def backing_memcg(self, encl: Enclave, mm: Mm | None) -> Cgroup:
-        """The current mm's; for ksgxd the enclave's newest mm's; else (kworker, a write to misc.max) the root."""
+        """The current mm's; for ksgxd the enclave's newest mm's; else (kworker, a write to misc.max) the
+        root.
+        """
         if self.current is self.ksgxd_task and encl.mm_list:
             return encl.mm_list[0].task.cgroup
         return self.current.cgroup if self.current.mm is not None else self.root
@@ -1471,8 +1503,12 @@ class V2(Machine):
     def load_secs_before_eaug(self, encl: Enclave) -> None:
         """Not yet fixed in the seed's base: EAUG finds a NULL SECS."""
 
-    def eaug_va_error(self, error: Errno) -> str:
-        return "SIGBUS"
+    def eaug_grow(self, encl: Enclave, epc_page: EpcPage) -> VaPage | None:
+        """A refused VA page is SIGBUS whatever the reason."""
+        try:
+            return super().eaug_grow(encl, epc_page)
+        except Errno:
+            raise Errno("SIGBUS") from None
 
     # charging
 
@@ -1510,7 +1546,7 @@ class V2(Machine):
         return self.reclaim_epc_pages(nr, rc.ignore_age, cg)
 
     def reclaim_failed(self, cg: Cgroup, rc: ReclaimControl) -> bool:
-        """Nothing was reclaimed. True: the subtree is empty; else age will be ignored after the sixth time."""
+        """Nothing was reclaimed. True: the subtree is empty; else age is ignored from the seventh time on."""
         if not any(each.lru for each in cg.descendants()):
             return True
         rc.nr_fails += 1
@@ -1554,7 +1590,9 @@ class V2(Machine):
         return isolated
 
     def isolate_epc_pages(self, lru: PageList, nr_to_scan: int, isolated: list[EpcPage]) -> int:
-        """Take pages off one list. A page without ENCLAVE at its head stays there and eats up the scan (defect D1)."""
+        """Take pages off one list. A page without ENCLAVE at its head stays there and eats up the scan
+        (defect D1).
+        """
         while nr_to_scan > 0 and lru:
             page = lru.head()
             nr_to_scan -= 1
@@ -1569,7 +1607,9 @@ class V2(Machine):
         return nr_to_scan
 
     def iter_shared(self, root: Cgroup, first: bool) -> Cgroup | None:
-        """The cgroup after the one last visited from this root. Only the first step of a walk wraps around the end."""
+        """The cgroup after the one last visited from this root. Only the first step of a walk wraps around
+        the end.
+        """
         if root.reclaim_iter is not None and not root.reclaim_iter.refs:
             root.reclaim_iter = None
         pos = root.reclaim_iter
@@ -1632,7 +1672,7 @@ class V2(Machine):
                 return
 
     def oom_victim(self, unreclaimable: PageList) -> Enclave | None:
-        """The enclave of the oldest SECS or VA page. Pages looked at stay unlinked for ever, virtual EPC too."""
+        """The enclave of the oldest SECS or VA page. Pages looked at stay unlinked, virtual EPC too."""
         while unreclaimable:
             owner = unreclaimable.pop_head().owner
             encl = owner.encl if isinstance(owner, EnclPage) else owner
@@ -1668,7 +1708,25 @@ class V2(Machine):
 SERIES: dict[str, type[Machine]] = {"mainline": Mainline, "v2": V2, "v17": V17}
 
 
-# ------------------------------------------------------------------------------------------------------------ op logs
+# ---------------------------------------------------------------------------------------------------- op logs
+
+
+Op = dict[str, Any]
+Result = dict[str, Any]
+
+REQUIRED = {  # fields without a default; a missing id is an unknown one
+    "mkdir": ("path",),
+    "rmdir": ("path",),
+    "write": ("path", "file", "text"),
+    "read": ("path", "file"),
+    "enclave_create": ("id",),
+    "fork": ("child",),
+    "migrate": ("cgroup",),
+    "vepc_open": ("id",),
+    "vepc_migrate": ("cgroup",),
+    "vepc_guest": ("page", "role"),
+    "poison": ("section", "page"),
+}
 
 
 class Replayer:
@@ -1676,8 +1734,9 @@ class Replayer:
 
     def __init__(self, series: str) -> None:
         self.make = SERIES[series]
-        self.n = 0
+        self.n = 0  # lines read
         self.m: Machine | None = None
+        self.before: dict[str, int] = {}  # counters at the start of the operation
         self.dead = False
         self.auto_work = self.auto_ksgxd = False
 
@@ -1693,12 +1752,11 @@ class Replayer:
         if not isinstance(op, dict):
             return {"n": self.n, "op": "", "ok": False, "errno": "EBADMSG"}
         name = str(op.get("op", ""))
-        result: dict[str, Any] = {"n": self.n, "op": name}
+        result: Result = {"n": self.n, "op": name}
         if self.dead:
             return {**result, "ok": False, "errno": "DEAD"}
         if name == "node" and self.m is None:
-            self.op_node(op)
-            return {**result, "ok": True}
+            return {**result, **self.op_node(op)}
         if self.m is None:
             return {**result, "ok": False, "errno": "ENODEV"}
         error = self.run(self.m, op, getattr(self, f"op_{name}", None), result)
@@ -1707,29 +1765,24 @@ class Replayer:
             result["errno"] = error
         return {**result, **self.effects(self.m)}
 
-    def run(self, m: Machine, op: dict[str, Any], method: Callable[..., Any] | None, result: dict[str, Any]) -> str | None:
+    def run(self, m: Machine, op: Op, method: Callable[..., Any] | None, result: Result) -> str | None:
         """Run an operation and what the schedule runs after it; gives the name of its errno."""
-        before = dict(m.counters)
-        self.before = before
+        self.before = dict(m.counters)
         m.ewb, m.eldu, m.warn, m.oom_killed = [], [], [], []
         m.woke = m.signal_injected = False
         m.ticks = 0
         m.current = m.admin
-        m.admin.killable = True
         error: str | None = None
         try:
             try:
-                if method is None or op["op"] == "node":
-                    raise Errno("EOPNOTSUPP" if method is None else "EINVAL")
+                if method is None:
+                    raise Errno("EOPNOTSUPP")
+                if op["op"] == "node" or any(field not in op for field in REQUIRED.get(op["op"], ())):
+                    raise Errno("EINVAL")
                 method(m, op, result)
-            finally:
-                m.current.signal_pending = m.admin.signal_pending = False
-        except Fatal as fatal:
-            self.dead = True
-            return fatal.name
-        except Errno as failed:
-            error = failed.name
-        try:
+            except Errno as failed:
+                error = failed.name
+            m.current.signal_pending = False
             self.background(m)
         except Fatal as fatal:
             self.dead = True
@@ -1767,20 +1820,29 @@ class Replayer:
 
     # --- machine and cgroups
 
-    def op_node(self, op: dict[str, Any]) -> None:
-        self.m = self.make(op["sections"], sgx2=op.get("sgx2", True), k_sig=op.get("k_sig", 1000))
+    def op_node(self, op: Op) -> dict[str, Any]:
+        """Boot: the one operation without a machine under it."""
+        sections = op.get("sections", [])
+        if not 1 <= len(sections) <= 8 or any(not 0 <= s["node"] <= 63 or s["pages"] < 1 for s in sections):
+            return {"ok": False, "errno": "EINVAL"}
+        self.m = self.make(sections, sgx2=op.get("sgx2", True), k_sig=op.get("k_sig", 1000))
         self.auto_work, self.auto_ksgxd = op.get("auto_work", False), op.get("auto_ksgxd", False)
-        self.first_node = op["sections"][0]["node"]
+        self.first_node = sections[0]["node"]
+        return {"ok": True}
 
-    def op_mkdir(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_mkdir(self, m: Machine, op: Op, result: Result) -> None:
         m.mkdir(op["path"])
 
-    def op_rmdir(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_rmdir(self, m: Machine, op: Op, result: Result) -> None:
         m.rmdir(op["path"])
 
     def misc_files(self, m: Machine, cg: Cgroup) -> dict[str, str]:
         """The misc.* files of a cgroup and what each reads."""
         shown = "max" if cg.max == NO_LIMIT else str(cg.max)
+        if "sgx_epc" not in m.resources:  # no resource: every file is there, and empty
+            names = ["misc.current", "misc.peak"]
+            names += ["misc.capacity"] if cg is m.root else ["misc.max", "misc.events", "misc.events.local"]
+            return dict.fromkeys(names, "")
         files = {"misc.current": f"sgx_epc {cg.usage}\n"}
         if m.series == "v17":
             files["misc.peak"] = f"sgx_epc {cg.peak}\n"
@@ -1794,7 +1856,7 @@ class Replayer:
             del files["misc.current"]
         return {**files, "misc.capacity": f"sgx_epc {m.capacity}\n"}
 
-    def op_write(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_write(self, m: Machine, op: Op, result: Result) -> None:
         cg = m.find_cgroup(op["path"])
         file = op["file"]
         if file not in self.misc_files(m, cg):
@@ -1802,10 +1864,10 @@ class Replayer:
         if file != "misc.max":
             raise Errno("EACCES")
         m.admin.signal_pending = op.get("signal", False)
-        cg.max = parse_max(op["text"])
+        cg.max = parse_max(op["text"], m.resources)
         m.max_written(cg)
 
-    def op_read(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_read(self, m: Machine, op: Op, result: Result) -> None:
         files = self.misc_files(m, m.find_cgroup(op["path"]))
         if op["file"] not in files:
             raise Errno("ENOENT")
@@ -1813,7 +1875,7 @@ class Replayer:
 
     # --- enclaves
 
-    def task(self, m: Machine, op: dict[str, Any]) -> Task:
+    def task(self, m: Machine, op: Op) -> Task:
         """The process named by `id`, now the current task."""
         task = m.tasks.get(op.get("id", ""))
         if task is None:
@@ -1823,12 +1885,12 @@ class Replayer:
         task.killable = True
         return task
 
-    def encl(self, m: Machine, op: dict[str, Any]) -> Enclave:
+    def encl(self, m: Machine, op: Op) -> Enclave:
         encl = self.task(m, op).encl
         assert encl is not None
         return encl
 
-    def op_enclave_create(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_enclave_create(self, m: Machine, op: Op, result: Result) -> None:
         cg = m.find_cgroup(op.get("cgroup", "/"))
         if op["id"] in m.tasks:
             raise Errno("EEXIST")
@@ -1842,8 +1904,6 @@ class Replayer:
         encl = Enclave(op["id"], size)
         try:
             m.encl_create(encl)
-        except Fatal:
-            raise
         except Errno:
             m.exit_cgroup(task)
             raise
@@ -1852,7 +1912,7 @@ class Replayer:
         m.encl_mm_add(encl, task.mm)
         m.tasks[op["id"]] = task
 
-    def op_add_page(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_add_page(self, m: Machine, op: Op, result: Result) -> None:
         encl = self.encl(m, op)
         result["done"] = 0
         page, count, type_ = op.get("page", 0), op.get("count", 1), op.get("type", "reg")
@@ -1867,7 +1927,7 @@ class Replayer:
             m.encl_add_page(encl, index, op.get("measure", False), type_)
             result["done"] += 1
 
-    def op_init(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_init(self, m: Machine, op: Op, result: Result) -> None:
         encl = self.encl(m, op)
         if encl.initialized:
             raise Errno("EINVAL")
@@ -1875,12 +1935,12 @@ class Replayer:
         m.count("EINIT")
         encl.initialized = True
 
-    def op_touch(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_touch(self, m: Machine, op: Op, result: Result) -> None:
         task = self.task(m, op)
         assert task.mm is not None and task.encl is not None
         self.each_page(m, op, result, task, task.encl.size, lambda page: m.vma_fault(task, page))
 
-    def op_accept(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_accept(self, m: Machine, op: Op, result: Result) -> None:
         task = self.task(m, op)
         encl = task.encl
         assert encl is not None
@@ -1893,14 +1953,14 @@ class Replayer:
     def each_page(
         self,
         m: Machine,
-        op: dict[str, Any],
-        result: dict[str, Any],
+        op: Op,
+        result: Result,
         task: Task,
         size: int,
         fault: Callable[[int], None],
         then: Callable[[int], None] = lambda page: None,
     ) -> None:
-        """Touch pages one after the other, repeating a fault that says "try again" up to `retry` times each."""
+        """Touch page after page, repeating a fault that says "try again" up to `retry` times each."""
         pages = op.get("pages")
         if pages is None:
             first, count, step = op.get("page", 0), op.get("count", 1), op.get("step", 1)
@@ -1939,7 +1999,7 @@ class Replayer:
             m.run_ksgxd()
         m.ticks = 0
 
-    def sgx2_pages(self, m: Machine, op: dict[str, Any], result: dict[str, Any], do: Callable[[Enclave, int], None]) -> None:
+    def sgx2_pages(self, m: Machine, op: Op, result: Result, do: Callable[[Enclave, int], None]) -> None:
         encl = self.encl(m, op)
         result["done"] = 0
         page, count = op.get("page", 0), op.get("count", 1)
@@ -1948,25 +2008,25 @@ class Replayer:
             do(encl, index)
             result["done"] += 1
 
-    def op_trim(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_trim(self, m: Machine, op: Op, result: Result) -> None:
         self.sgx2_pages(m, op, result, lambda encl, page: m.modify_type(encl, page, "trim"))
 
-    def op_tcs(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_tcs(self, m: Machine, op: Op, result: Result) -> None:
         self.sgx2_pages(m, op, result, lambda encl, page: m.modify_type(encl, page, "tcs"))
 
-    def op_restrict(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_restrict(self, m: Machine, op: Op, result: Result) -> None:
         self.sgx2_pages(m, op, result, m.restrict_permissions)
 
-    def op_remove(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_remove(self, m: Machine, op: Op, result: Result) -> None:
         self.sgx2_pages(m, op, result, m.remove_page)
 
-    def op_run(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_run(self, m: Machine, op: Op, result: Result) -> None:
         encl = self.encl(m, op)
         if encl.secs.epc_page is None:
             raise Errno("EAGAIN")
         m.secs_epcm(encl).running = op.get("on", True)
 
-    def op_fork(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_fork(self, m: Machine, op: Op, result: Result) -> None:
         parent = self.task(m, op)
         if op["child"] in m.tasks:
             raise Errno("EEXIST")
@@ -1982,11 +2042,11 @@ class Replayer:
             m.encl_mm_add(encl, child.mm)
         m.tasks[op["child"]] = child
 
-    def op_migrate(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_migrate(self, m: Machine, op: Op, result: Result) -> None:
         task = self.task(m, op)
         m.move_task(task, m.find_cgroup(op["cgroup"]))
 
-    def op_close(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_close(self, m: Machine, op: Op, result: Result) -> None:
         task = self.task(m, op)
         task.killable = False
         del m.tasks[op["id"]]
@@ -1994,13 +2054,13 @@ class Replayer:
 
     # --- virtual EPC
 
-    def vepc(self, m: Machine, op: dict[str, Any], key: str = "id") -> Vepc:
+    def vepc(self, m: Machine, op: Op, key: str = "id") -> Vepc:
         vepc = m.vepcs.get(op.get(key, ""))
         if vepc is None:
             raise Errno("ENOENT")
         return vepc
 
-    def op_vepc_open(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_open(self, m: Machine, op: Op, result: Result) -> None:
         cg = m.find_cgroup(op.get("cgroup", "/"))
         if op["id"] in m.vepcs:
             raise Errno("EEXIST")
@@ -2011,31 +2071,31 @@ class Replayer:
         task.mm = Mm(task)
         m.vepcs[op["id"]] = Vepc(op["id"], size, task)
 
-    def vepc_task(self, m: Machine, op: dict[str, Any]) -> Vepc:
+    def vepc_task(self, m: Machine, op: Op) -> Vepc:
         vepc = self.vepc(m, op)
         m.current = vepc.task
         vepc.task.signal_pending = op.get("signal", False)
         return vepc
 
-    def op_vepc_fault(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_fault(self, m: Machine, op: Op, result: Result) -> None:
         vepc = self.vepc_task(m, op)
         self.each_page(m, op, result, vepc.task, vepc.size, lambda page: m.vepc_fault(vepc, page))
 
-    def op_vepc_close(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_close(self, m: Machine, op: Op, result: Result) -> None:
         vepc = self.vepc_task(m, op)
         vepc.task.killable = False
         m.vepc_release(vepc)
         del m.vepcs[vepc.id]
         m.exit_cgroup(vepc.task)
 
-    def op_vepc_migrate(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_migrate(self, m: Machine, op: Op, result: Result) -> None:
         vepc = self.vepc_task(m, op)
         m.move_task(vepc.task, m.find_cgroup(op["cgroup"]))
 
-    def op_vepc_remove_all(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_remove_all(self, m: Machine, op: Op, result: Result) -> None:
         result["failures"] = m.vepc_remove_all(self.vepc_task(m, op))
 
-    def op_vepc_guest(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_vepc_guest(self, m: Machine, op: Op, result: Result) -> None:
         """What the guest made of a page changes the CPU's record only."""
         page = self.vepc(m, op).page_array.get(op["page"])
         if page is None:
@@ -2059,15 +2119,15 @@ class Replayer:
 
     # --- background and the rest
 
-    def op_poison(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_poison(self, m: Machine, op: Op, result: Result) -> None:
         m.memory_failure(op["section"], op["page"])
 
-    def op_ksgxd(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_ksgxd(self, m: Machine, op: Op, result: Result) -> None:
         if m.ksgxd_woken or not op.get("if_woken", False):
             m.run_ksgxd()
 
-    def op_work(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_work(self, m: Machine, op: Op, result: Result) -> None:
         m.run_works()
 
-    def op_state(self, m: Machine, op: dict[str, Any], result: dict[str, Any]) -> None:
+    def op_state(self, m: Machine, op: Op, result: Result) -> None:
         result["state"] = m.state(op.get("summary", False), op.get("full", False))
