@@ -1,0 +1,62 @@
+"""EPC pages: sections, NUMA free lists, poison (arch/x86/kernel/cpu/sgx/main.c).
+
+A frame is one EPC page. Free lists are first in, first out: the page freed longest ago is handed out next. A
+poisoned page never returns to a free list but still counts as free when freed.
+"""
+
+from epcgroup.kernel.fifo import fifo_pop, fifo_push
+from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.structs import HANG, NIL, V2
+
+
+@inline
+def node_of(k, frame):
+    """Row of nodes that a frame belongs to."""
+    if k.g.nr_nodes == 1:
+        return 0
+    section = k.g.nr_sections - 1
+    while frame < k.sections[section].first:
+        section -= 1
+    return k.sections[section].node
+
+
+@inline
+def is_poisoned(k, frame):
+    return k.g.nr_poison != 0 and (k.poison[frame >> 3] >> (frame & 7)) & 1 != 0
+
+
+@kernel
+def take_epc_page(k):
+    """A free frame, from current's NUMA node if it has one, else cyclically from the others; NIL when all are empty."""
+    g = k.g
+    node = g.node
+    for _ in range(g.nr_nodes):
+        if k.fifos[node].len != 0:
+            g.nr_free -= 1
+            return fifo_pop(k, node)
+        node += 1
+        if node == g.nr_nodes:
+            node = 0
+    if g.series == V2 and g.node_has_epc == 0:
+        g.fatal = HANG  # Linux 6.1: the fallback loop ends only at a node that is not in the mask
+    return NIL
+
+
+@inline
+def free_epc_page(k, frame):
+    """Give a frame back."""
+    node = node_of(k, frame)
+    if is_poisoned(k, frame):
+        k.nodes[node].nr_poison += 1
+    else:
+        fifo_push(k, node, frame)
+    k.g.nr_free += 1
+
+
+@kernel
+def sanitize_section(k, section):
+    """Boot: the pages of a section become free one by one, in ascending order."""
+    s = k.sections[section]
+    for frame in range(s.first, s.first + s.nr_frames):
+        fifo_push(k, s.node, frame)
+    k.g.nr_free += s.nr_frames

@@ -1,0 +1,141 @@
+"""First-in first-out lists of page numbers (list.h as the EPC manager uses it): append, take the head, and leave.
+
+A list is a chain of blocks of 16 entries out of one pool, a quarter of the memory of linked pages and one cache
+line a batch. Leaving from the middle only remembers a *tomb*: the entry stays and is skipped when it comes up.
+Entries of one page come up in the order they were appended, so skipping the oldest first is exact
+(docs/decisions/0003).
+"""
+
+from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.structs import NR_TOMBS, P_STALE
+
+
+@kernel
+def block_get(k):
+    g = k.g
+    block = g.block_free
+    if block != 0:
+        g.block_free = k.block_next[block]
+    else:
+        block = g.block_brk
+        g.block_brk = block + 1
+    return block
+
+
+@inline
+def block_put(k, block):
+    k.block_next[block] = k.g.block_free
+    k.g.block_free = block
+
+
+@inline
+def fifo_push(k, f, entry):
+    """Append an entry at the tail."""
+    q = k.fifos[f]
+    tail = q.tail
+    if tail & 15 == 0:
+        block = block_get(k)
+        if q.len != 0:
+            k.block_next[(tail - 1) >> 4] = block
+        else:
+            q.head = block << 4
+        tail = block << 4
+    k.slots[tail] = entry
+    q.tail = tail + 1
+    q.len += 1
+
+
+@inline
+def fifo_pop(k, f):
+    """Take the head entry, stale or not; the list must have one."""
+    q = k.fifos[f]
+    head = q.head
+    entry = k.slots[head]
+    q.len -= 1
+    if q.len == 0:
+        block_put(k, head >> 4)
+        q.tail = 0
+    elif head & 15 == 15:
+        block = k.block_next[head >> 4]
+        block_put(k, head >> 4)
+        q.head = block << 4
+    else:
+        q.head = head + 1
+    return entry
+
+
+@kernel
+def tomb_take(k, entry, f):
+    """Is this entry, just popped from list f, a stale one? Then forget its tomb."""
+    g = k.g
+    found = -1
+    others = 0
+    for i in range(g.nr_tombs):
+        tomb = k.tombs[i]
+        if tomb.page == entry:
+            if found < 0 and tomb.fifo == f:
+                found = i
+            else:
+                others += 1
+    if found < 0:
+        return False
+    g.nr_tombs -= 1
+    k.tombs[found].page = k.tombs[g.nr_tombs].page
+    k.tombs[found].fifo = k.tombs[g.nr_tombs].fifo
+    k.fifos[f].stale -= 1
+    if others == 0:
+        k.state[entry] &= 255 ^ P_STALE
+    return True
+
+
+@inline
+def fifo_pop_live(k, f):
+    """Take the oldest entry that has not left; the list must have one."""
+    entry = fifo_pop(k, f)
+    while k.state[entry] & P_STALE != 0 and tomb_take(k, entry, f):
+        entry = fifo_pop(k, f)
+    return entry
+
+
+@kernel
+def fifo_drop(k, f, low, high):
+    """Take all entries in [low, high) out of list f, stale ones included; the order of the others stays."""
+    q = k.fifos[f]
+    for _ in range(q.len):
+        entry = fifo_pop(k, f)
+        if k.state[entry] & P_STALE != 0 and tomb_take(k, entry, f):
+            continue
+        if not low <= entry < high:
+            fifo_push(k, f, entry)
+
+
+@inline
+def fifo_peek_live(k, f):
+    """The oldest entry that has not left, without taking it; the list must have one."""
+    q = k.fifos[f]
+    while True:
+        entry = k.slots[q.head]
+        if k.state[entry] & P_STALE == 0 or not tomb_take(k, entry, f):
+            return entry
+        fifo_pop(k, f)
+
+
+@kernel
+def fifo_leave(k, f, entry):
+    """Entry leaves list f from wherever it stands."""
+    g = k.g
+    if g.nr_tombs == NR_TOMBS:
+        for other in range(g.nr_cgroups + 8):
+            if k.fifos[other].stale != 0:
+                fifo_drop(k, other, 0, 0)
+    k.tombs[g.nr_tombs].page = entry
+    k.tombs[g.nr_tombs].fifo = f
+    g.nr_tombs += 1
+    k.state[entry] |= P_STALE
+    k.fifos[f].stale += 1
+
+
+@inline
+def fifo_nr(k, f):
+    """Entries that have not left."""
+    return k.fifos[f].len - k.fifos[f].stale
