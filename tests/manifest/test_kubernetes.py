@@ -371,6 +371,7 @@ MERGE_BOMB = "a: &a {" + ", ".join(f"k{n}: 1" for n in range(2000)) + "}\nb:\n" 
         ("[" * 100_000, "nested deeper than 200 levels"),
         (DEEP_JSON, "nested deeper"),
         (BOMB, "repeated by more than 100 aliases"),
+        (BOMB.replace("kind: X\n", "") + "kind: *a29\nitems: [1]\n", "repeated by more than 100 aliases"),
         (MERGE_BOMB, "merges more than 10000 keys"),
         ("a: &a\n  b: *a\n", "nested deeper"),
         ("kind: Pod".encode("utf-16"), "not UTF-8 text (byte 0)"),

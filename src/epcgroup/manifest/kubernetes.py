@@ -100,8 +100,8 @@ def read_document(document: Document, *, within_list: bool = False) -> list[Pod 
     value, origin = document.value, document.origin
     if not isinstance(value, dict):
         return [Skipped(origin, f"holds {quoted(value, 30)}, not a Kubernetes object")]
-    items = value.get("items")
-    if isinstance(items, list) and str(value.get("kind")).endswith("List"):
+    kind, items = value.get("kind"), value.get("items")
+    if isinstance(items, list) and isinstance(kind, str) and kind.endswith("List"):
         if within_list or not items:
             return [Skipped(origin, "a List within a List" if within_list else "an empty List")]
         return [
