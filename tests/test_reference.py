@@ -200,7 +200,12 @@ def test_a_signal_noticed_between_two_pages_ends_add_pages_without_an_error() ->
     assert replayer.m is not None
     task = replayer.m.tasks["e"]
     progress = replayer.m.progress
-    replayer.m.progress = lambda: (setattr(task, "signal_pending", True), progress())[1]  # type: ignore[method-assign]
+
+    def signal_arrives() -> None:
+        task.signal_pending = True
+        progress()
+
+    replayer.m.progress = signal_arrives  # type: ignore[method-assign]
     result = replayer.line(json.dumps(add("e", 0, 5)))
     assert result is not None
     assert (result["done"], result["ok"]) == (1, True)
