@@ -22,6 +22,7 @@ from epcgroup import interface
 from epcgroup.errors import ERESTARTSYS, MachineError
 from epcgroup.kernel import cgroup, epc_page, ioctl, ksgxd, memory_failure, structs, touch, v2, virt
 from epcgroup.kernel.jit import Kernel
+from epcgroup.kernel.series import install_operations
 from epcgroup.trace import STALL_BUCKETS
 from epcgroup.units import PAGE_SIZE
 
@@ -123,8 +124,11 @@ class _Ranges:
 class Machine:
     """An SGX machine. `series` is fixed at boot; sizes are pages.
 
+    `ledger=False` boots a machine that does not keep which frame a page has, its VA slot and its backing pages: the same
+    decisions at a third of the cost, but no `poison`, no backing_* counters, and no such fields in a dump.
     `tracing` keeps the exact order of pages written and loaded for `drain`. `enclave_pages` reserves room for so many
-    enclave pages (tables grow by themselves, but growing a huge one copies it).
+    enclave pages (tables grow by themselves, but growing a huge one copies it). `patience` is the number of reschedules
+    without progress after which a loop is taken for endless: a task gets a signal, a kernel thread is a HANG.
     """
 
     def __init__(
@@ -134,7 +138,9 @@ class Machine:
         *,
         sgx2: bool = True,
         tracing: bool = False,
+        ledger: bool = True,
         enclave_pages: int = 0,
+        patience: int = 1000,
     ) -> None:
         if not 1 <= len(sections) <= structs.MAX_EPC_SECTIONS:
             raise MachineError(errno.EINVAL, f"boot with {len(sections)} EPC sections")
@@ -143,6 +149,8 @@ class Machine:
                 raise MachineError(errno.EINVAL, f"boot with EPC section {section}")
         self.series = series
         frames = sum(s.nr_pages for s in sections)
+        if not ledger and len({s.node for s in sections}) > 4:
+            raise MachineError(errno.EINVAL, "boot without ledger with more than 4 NUMA nodes")
         if frames > 1 << 31:
             raise MachineError(errno.EINVAL, f"boot with {frames} EPC pages")
         pages = max(1 << 16, enclave_pages)
@@ -164,20 +172,22 @@ class Machine:
             "vepcs": 4,
             "state": pages,
             "kind": pages,
-            "where": pages,
-            "who": pages,
+            "place": pages,
             "pcmd": (pages >> 5) + 1,
             "pcmd_who": (pages >> 5) + 1,
             "encl_of": (pages >> 5) + 1,
             "ptes": 1 << 12,
             "vmap": 1 << 12,
             "scan": 2 * structs.NR_TO_SCAN_MAX,
-            "scan_who": 2 * structs.NR_TO_SCAN_MAX,
             "counters": len(ALL_COUNTERS),
             "costs": len(ALL_COUNTERS),
             "stalls": 16 * STALL_BUCKETS,
             "trace": (1 << 20) if tracing else 1,
+            "ops": len(structs.OPERATIONS),
         }
+        if not ledger:
+            # Frames have no lists, but every one may hold a listed page.
+            sizes["poison"], sizes["place"] = 1, pages
         blocks = self._blocks(frames, self._cgroup_rows)
         sizes["slots"] = blocks * 16
         sizes["block_next"] = blocks
@@ -188,6 +198,7 @@ class Machine:
         g.sgx2 = int(sgx2)
         g.nr_frames = frames
         g.capacity = frames * PAGE_SIZE
+        g.ledger = int(ledger)
         g.tracing = int(tracing)
         g.trace_size = sizes["trace"]
         g.serial = 1
@@ -195,6 +206,8 @@ class Machine:
         for name in ("pin_free", "work_head", "work_tail", "dead_head", "dead_tail", "gone_head", "gone_tail"):
             setattr(g, name, structs.NIL)
         g.zombie_head = structs.NIL
+        g.patience = patience
+        install_operations(k)
         g.task = structs.NIL
         self._boot_sections(sections)
         cgroup.css_online(k, 0, structs.NIL)
@@ -207,7 +220,7 @@ class Machine:
         self._by_row: dict[int, Enclave] = {}
         self._pages = _Ranges(
             k,
-            [("state", 0), ("kind", 0), ("where", 0), ("who", 0), ("pcmd", 5), ("pcmd_who", 5), ("encl_of", 5)],
+            [("state", 0), ("kind", 0), ("place", 0), ("pcmd", 5), ("pcmd_who", 5), ("encl_of", 5)],
         )
         self._ptes = _Ranges(k, [("ptes", 0)])
         self._vmap = _Ranges(k, [("vmap", 0)])
@@ -469,7 +482,7 @@ class Machine:
         base = self._pages.take(span)
         k.encls[row : row + 1] = np.zeros(1, structs.ENCL)
         encl = k.encls[row]
-        encl.used, encl.base, encl.size = 1, base, nr_pages
+        encl.used, encl.start, encl.length = 1, base, nr_pages
         encl.secs = encl.va_head = encl.va_tail = encl.mm_head = encl.lru_cgroup = structs.NIL
         encl.refs, encl.nr_files, encl.task = 1, 1, task.row
         k.encl_of[base >> 5 : (base + span) >> 5] = row
@@ -550,16 +563,19 @@ class Machine:
         *,
         access: bool = True,
         accept: bool = False,
+        only_hits: bool = False,
         retry: int = 0,
     ) -> Batch:
         """Touch pages (offsets in the enclave) in order, as process `id`; stops at the first that fails.
 
         "EBUSY": the fault found no room and must be repeated once somebody has reclaimed. `retry` repeats it here,
-        so many times a page, running deferred work, queued works and a woken ksgxd before each.
+        so many times a page, running deferred work, queued works and a woken ksgxd before each. With `only_hits` an
+        access that faulted does not set the accessed bit, as page caches count (a processor sets it).
         """
         task = self._task(id)
         array = np.ascontiguousarray(pages, np.uint32)
         flags = (touch.ACCESS if access else 0) | (touch.ACCEPT if accept else 0)
+        flags |= touch.ONLY_HITS if only_hits else 0
         return self._batch(touch.touch(self.k, task.row, array.ctypes.data, len(array), flags, retry))
 
     def restrict(self, id: str, first: int, count: int = 1) -> Batch:
@@ -668,7 +684,7 @@ class Machine:
         row = self._row("vepcs")
         at = self._vmap.take(nr_pages)
         v = self.k.vepcs[row]
-        v.used, v.map, v.size, v.task = 1, at, nr_pages, task.row
+        v.used, v.map, v.length, v.task = 1, at, nr_pages, task.row
         self._vepc_spans[row] = (at, nr_pages)
         task.vepc = row
         self.vepcs[id] = task
@@ -719,6 +735,8 @@ class Machine:
     def poison(self, section: int, page: int) -> None:
         """A memory error at an EPC page; ENXIO when there is no such page."""
         k = self.k
+        if not k.g.ledger:
+            raise MachineError(errno.EOPNOTSUPP, "poison: the machine was booted without ledger")
         if not 0 <= section < k.g.nr_sections or not 0 <= page < k.sections[section].nr_frames:
             raise MachineError(errno.ENXIO, f"poison section {section} page {page}")
         memory_failure.memory_failure(k, int(k.sections[section].first) + page)

@@ -19,6 +19,10 @@ from epcgroup.machine import COUNTERS, Batch, Machine, MachineDead, Section
 Op = dict[str, Any]
 Runs = list[list[Any]]
 
+MAX_PAGES = 1 << 20  # of an enclave or a virtual EPC
+MAX_EPC_PAGES = 1 << 28  # of a machine: 1 TiB
+MAX_RETRY = 1_000_000
+
 _MISSING: Any = object()
 
 
@@ -49,10 +53,15 @@ def _ranges(mask: np.ndarray) -> list[list[int]]:
 
 
 class Replayer:
-    """Replays an op log on one machine of the given series."""
+    """Replays an op log on one machine of the given series.
 
-    def __init__(self, series: str = "v17") -> None:
+    `ledger=False` replays on a machine without the ledger: the same results but for what that machine does not know
+    (`va`, `backing`, `place`, `free_list`, the backing_* counters), and without `poison`.
+    """
+
+    def __init__(self, series: str = "v17", *, ledger: bool = True) -> None:
         self.series = series
+        self.ledger = ledger
         self.machine: Machine | None = None
         self.auto_work = False
         self.auto_ksgxd = False
@@ -69,28 +78,30 @@ class Replayer:
             return None
         result: Op = {"n": self._number, "op": "?"}
         try:
-            op = json.loads(text)
-        except ValueError:
+            op = json.loads(text, parse_constant=_no_number)
+        except (ValueError, RecursionError):
             op = None
-        if not isinstance(op, dict) or not isinstance(op.get("op"), str):
+        if not isinstance(op, dict):
             return {**result, "ok": False, "errno": "EBADMSG"}
-        result["op"] = op["op"]
+        name = op.get("op")
+        if isinstance(name, str):
+            result["op"] = name
         if self._dead:
             return {**result, "ok": False, "errno": "DEAD"}
-        return self._run(op, result)
+        return self._run(result["op"], op, result)
 
-    def _run(self, op: Op, result: Op) -> Op:
-        method = _OPS.get(op["op"])
+    def _run(self, name: str, op: Op, result: Op) -> Op:
+        method = _OPS.get(name)
         error: str | None = None
         try:
             if method is None:
                 raise _Refused("EOPNOTSUPP")
-            if op["op"] != "node":
+            if name != "node":
                 if self.machine is None:
                     raise _Refused("ENODEV")
                 self.machine.signal(bool(op.get("signal", False)))
             elif self.machine is not None:
-                raise _Refused("EEXIST")
+                raise _Refused("EINVAL")
             error = method(self, op, result)
         except _Refused as refusal:
             error = str(refusal)
@@ -167,15 +178,20 @@ class Replayer:
     # ---- ops: each answers an errno name or None, and may put fields into the result -------------
 
     def op_node(self, op: Op, result: Op) -> str | None:
-        sections = op.get("sections")
-        if not isinstance(sections, list) or not sections:
+        rows = op.get("sections")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            return "EINVAL"
+        sections = [Section(_int(row, "node", 0), _int(row, "pages")) for row in rows]
+        if sum(section.nr_pages for section in sections) > MAX_EPC_PAGES:
             return "EINVAL"
         series: Any = self.series
         self.machine = Machine(
-            [Section(int(s.get("node", 0)), int(s["pages"])) for s in sections],
+            sections,
             series,
             sgx2=bool(op.get("sgx2", True)),
             tracing=True,
+            ledger=self.ledger,
+            patience=_int(op, "k_sig", 1000),
         )
         self.auto_work = bool(op.get("auto_work", False))
         self.auto_ksgxd = bool(op.get("auto_ksgxd", False))
@@ -192,35 +208,31 @@ class Replayer:
         self._m().rmdir(_text(op, "path"))
 
     def op_write(self, op: Op, result: Op) -> None:
-        self._m().write(_text(op, "path"), _text(op, "file"), _text(op, "text"))
+        # What no file can hold (half a surrogate pair) is no limit either.
+        text = _text(op, "text").encode("utf-8", "replace").decode()
+        self._m().write(_text(op, "path"), _text(op, "file"), text)
 
     def op_read(self, op: Op, result: Op) -> None:
         result["text"] = self._m().read(_text(op, "path"), _text(op, "file"))
 
     def op_enclave_create(self, op: Op, result: Op) -> None:
-        self._m().enclave_create(
-            _text(op, "id"), str(op.get("cgroup", "/")), _int(op, "pages", 4096), op.get("node")
-        )
+        self._m().enclave_create(_text(op, "id"), _text(op, "cgroup", "/"), _size(op, 4096), _home(op))
 
     def op_add_page(self, op: Op, result: Op) -> str | None:
-        kind = op.get("type", "reg")
-        if kind not in ("reg", "tcs"):
-            return "EINVAL"
         m, name = self._m(), _text(op, "id")
-        measure = bool(op.get("measure", False))
-        return _batch(
-            result,
-            lambda: m.add_pages(name, _int(op, "page", 0), _int(op, "count", 1), measure=measure, tcs=kind == "tcs"),
-        )
+        measure, kind = bool(op.get("measure", False)), op.get("type", "reg")
+        # A type that ADD_PAGES does not take is refused as a range outside the enclave is.
+        first = _int(op, "page", 0) if kind in ("reg", "tcs") else -1
+        count = _int(op, "count", 1)
+        return _batch(result, lambda: m.add_pages(name, first, count, measure=measure, tcs=kind == "tcs"))
 
     def op_init(self, op: Op, result: Op) -> None:
         self._m().init(_text(op, "id"))
 
     def op_touch(self, op: Op, result: Op) -> str | None:
         m, name = self._m(), _text(op, "id")
-        access, retry = bool(op.get("access", True)), _int(op, "retry", 0)
-        accept = op["op"] == "accept"
-        return _batch(result, lambda: m.touch(name, _pages(op), access=access, accept=accept, retry=retry))
+        flags = {"access": bool(op.get("access", True)), "accept": op["op"] == "accept"}
+        return _touches(result, op, lambda pages, retry: m.touch(name, pages, retry=retry, **flags))
 
     def op_trim(self, op: Op, result: Op) -> str | None:
         return _batch(result, lambda: self._m().trim(_text(op, "id"), _int(op, "page", 0), _int(op, "count", 1)))
@@ -247,11 +259,11 @@ class Replayer:
         self._m().close(_text(op, "id"))
 
     def op_vepc_open(self, op: Op, result: Op) -> None:
-        self._m().vepc_open(_text(op, "id"), str(op.get("cgroup", "/")), _int(op, "pages", 1024), op.get("node"))
+        self._m().vepc_open(_text(op, "id"), _text(op, "cgroup", "/"), _size(op, 1024), _home(op))
 
     def op_vepc_fault(self, op: Op, result: Op) -> str | None:
         m, name = self._m(), _text(op, "id")
-        return _batch(result, lambda: m.vepc_fault(name, _pages(op), retry=_int(op, "retry", 0)))
+        return _touches(result, op, lambda pages, retry: m.vepc_fault(name, pages, retry=retry))
 
     def op_vepc_close(self, op: Op, result: Op) -> None:
         self._m().vepc_close(_text(op, "id"))
@@ -263,15 +275,20 @@ class Replayer:
         role = _text(op, "role")
         if role not in ("secs", "child", "free"):
             raise _Refused("EINVAL")
+        name = _text(op, "id")
         self._m().vepc_guest(
-            _text(op, "id"), _int(op, "page", 0), role, op.get("secs_id"), _int(op, "secs_page", 0)
+            name, _int(op, "page", 0), role, _text(op, "secs_id", name), _int(op, "secs_page", 0)
         )
 
     def op_vepc_remove_all(self, op: Op, result: Op) -> None:
         result["failures"] = self._m().vepc_remove_all(_text(op, "id"))
 
     def op_poison(self, op: Op, result: Op) -> None:
-        self._m().poison(_int(op, "section", 0), _int(op, "page", 0))
+        section, page = _int(op, "section"), _int(op, "page")
+        try:
+            self._m().poison(section, page)
+        except MachineError:
+            raise _Refused("EINVAL") from None  # the log's numbers name no page
 
     def op_ksgxd(self, op: Op, result: Op) -> None:
         m = self._m()
@@ -297,8 +314,12 @@ def _finish(result: Op, error: str | None) -> None:
         result["errno"] = error
 
 
-def _text(op: Op, key: str) -> str:
-    value = op.get(key)
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _text(op: Op, key: str, default: Any = _MISSING) -> str:
+    value = op.get(key, default)
     if not isinstance(value, str):
         raise _Refused("EINVAL")
     return value
@@ -311,15 +332,38 @@ def _int(op: Op, key: str, default: Any = _MISSING) -> int:
     return value
 
 
-def _pages(op: Op) -> np.ndarray:
-    """The pages of a touch op, out-of-range ones as a number no enclave has."""
+def _size(op: Op, default: int) -> int:
+    """Pages of an enclave or a virtual EPC. Too many are handed on as none: the machine refuses them in its turn."""
+    pages = _int(op, "pages", default)
+    return pages if pages <= MAX_PAGES else 0
+
+
+def _home(op: Op) -> int | None:
+    """The NUMA node a task runs on."""
+    return None if op.get("node") is None else _int(op, "node")
+
+
+def _touches(result: Op, op: Op, call: Callable[[np.ndarray, int], Batch]) -> str | None:
+    """Touch the pages of an op, in order."""
+    retry = _int(op, "retry", 0)
+    if retry > MAX_RETRY:
+        raise _Refused("EINVAL")
     pages = op.get("pages")
+    again = 0
     if pages is None:
         first, count, step = _int(op, "page", 0), _int(op, "count", 1), _int(op, "step", 1)
-        array = first + step * np.arange(max(count, 0), dtype=np.int64)
-    else:
-        array = np.array(pages, np.int64)
-    return np.where((array < 0) | (array >= 1 << 32), (1 << 32) - 1, array).astype(np.uint32)
+        if step == 0 and count > 1:
+            # Touching a page that is mapped by now changes nothing any more.
+            count, again = 1, count - 1
+        # No batch goes on behind the first page that is outside.
+        pages = [first + step * i for i in range(min(count, MAX_PAGES + 1))]
+    elif not isinstance(pages, list) or not all(type(page) is int for page in pages):
+        raise _Refused("EINVAL")
+    array = np.array([page if 0 <= page < MAX_PAGES else MAX_PAGES for page in pages], np.uint32)
+    stop = _batch(result, lambda: call(array, max(retry, 0)))
+    if stop is None:
+        result["done"] += again
+    return stop
 
 
 def _batch(result: Op, call: Callable[[], Batch]) -> str | None:
@@ -512,7 +556,7 @@ def _enclave(m: Machine, name: str, summary: bool, full: bool) -> Op:
         )
     if full:
         pages = np.flatnonzero(resident)
-        dump["place"] = [[int(p), *_place(m, int(k.where[enclave.base + p]))] for p in pages]
+        dump["place"] = [[int(p), *_place(m, int(k.place[enclave.base + int(p)].where))] for p in pages]
     return dump
 
 
@@ -530,5 +574,5 @@ def _vepc(m: Machine, name: str) -> Op:
     v = k.vepcs[task.vepc]
     return {
         "cgroup": m.cgroup_name(int(k.tasks[task.row].cgroup)),
-        "pages": _ranges(k.vmap[v.map : v.map + v.size]),
+        "pages": _ranges(k.vmap[v.map : v.map + v.length]),
     }

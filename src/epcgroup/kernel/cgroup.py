@@ -5,7 +5,7 @@ last reference goes it is put on the release list; the release itself is deferre
 out: every other controller.
 """
 
-from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.jit import inline, kernel, syscall
 from epcgroup.kernel.structs import FIRST_CGROUP_FIFO, MAX_UNLIMITED, NIL, V2
 
 
@@ -15,7 +15,7 @@ def css_refs(k, c):
     return cg.online + cg.tasks + cg.pages + cg.children
 
 
-@kernel
+@syscall
 def css_put(k, c):
     """Called after a reference of c is gone: queue the release when it was the last."""
     cg = k.cgroups[c]
@@ -35,14 +35,6 @@ def css_get_page(k, c):
     k.cgroups[c].pages += 1
 
 
-@inline
-def css_put_page(k, c):
-    cg = k.cgroups[c]
-    cg.pages -= 1
-    if cg.online == 0:
-        css_put(k, c)
-
-
 @kernel
 def css_next_descendant_pre(k, pos, root):
     """The next cgroup in pre-order of root's subtree after pos; NIL after the last."""
@@ -55,7 +47,7 @@ def css_next_descendant_pre(k, pos, root):
     return NIL
 
 
-@kernel
+@syscall
 def css_online(k, c, parent):
     """Make row c a new cgroup, the last child of parent (NIL: c is the root)."""
     cg = k.cgroups[c]

@@ -4,14 +4,14 @@ A known page is resident (where = frame, who = charged cgroup) or swapped out (w
 cgroup of its backing page). Slots of a VA page are counted, not numbered. 32 PCMD records share a backing page.
 """
 
-from epcgroup.kernel.cgroup import css_get_page, css_put_page, lru
+from epcgroup.kernel.cgroup import css_get_page, css_put, lru
 from epcgroup.kernel.epc_page import free_epc_page
 from epcgroup.kernel.fifo import fifo_drop, fifo_leave, fifo_nr, fifo_push
-from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.jit import inline, kernel, operation
+from epcgroup.kernel.ledger import forget, free_place, page_cgroup, swap_out, take_place
 from epcgroup.kernel.misc import misc_uncharge
+from epcgroup.kernel.ops import encl_free_pages as free_pages
 from epcgroup.kernel.structs import (
-    C_BACKING_ALLOC,
-    C_BACKING_FREE,
     C_EREMOVE,
     C_ETRACK,
     C_EWB,
@@ -32,7 +32,6 @@ from epcgroup.kernel.structs import (
     PIN_VA,
     TP_EWB,
     V2,
-    VA_SLOT_COUNT,
 )
 from epcgroup.kernel.tracepoint import trace
 
@@ -114,9 +113,17 @@ def unpin_page(k, pin):
 
 
 @inline
+def uncharge_pages(k, cgroup, n):
+    misc_uncharge(k, cgroup, n)
+    cg = k.cgroups[cgroup]
+    cg.pages -= n
+    if cg.online == 0:
+        css_put(k, cgroup)
+
+
+@inline
 def uncharge_page(k, cgroup):
-    misc_uncharge(k, cgroup, 1)
-    css_put_page(k, cgroup)
+    uncharge_pages(k, cgroup, 1)
 
 
 # ---- the reclaimable list ------------------------------------------------------------------------
@@ -131,88 +138,17 @@ def list_of(k, cgroup):
 @inline
 def mark_page_reclaimable(k, e, v):
     """Append to the tail of its cgroup's list."""
-    cgroup = k.who[v]
-    encl = k.encls[e]
-    if encl.lru_cgroup != cgroup:
-        if encl.lru_cgroup == NIL:
-            encl.lru_cgroup = cgroup
-        else:
-            encl.lru_many = 1
-    fifo_push(k, list_of(k, cgroup), v)
+    fifo_push(k, list_of(k, page_cgroup(k, e, v)), v)
     k.g.nr_lru += 1
 
 
 @inline
-def unmark_page_reclaimable(k, v):
-    fifo_leave(k, list_of(k, k.who[v]), v)
+def unmark_page_reclaimable(k, e, v):
+    fifo_leave(k, list_of(k, page_cgroup(k, e, v)), v)
     k.g.nr_lru -= 1
 
 
-# ---- VA pages ------------------------------------------------------------------------------------
-
-
-@inline
-def va_unlink(k, e, va):
-    encl = k.encls[e]
-    p = k.pins[va]
-    if p.va_prev == NIL:
-        encl.va_head = p.va_next
-    else:
-        k.pins[p.va_prev].va_next = p.va_next
-    if p.va_next == NIL:
-        encl.va_tail = p.va_prev
-    else:
-        k.pins[p.va_next].va_prev = p.va_prev
-
-
-@inline
-def va_add_head(k, e, va):
-    encl = k.encls[e]
-    p = k.pins[va]
-    p.va_prev = NIL
-    p.va_next = encl.va_head
-    if encl.va_head == NIL:
-        encl.va_tail = va
-    else:
-        k.pins[encl.va_head].va_prev = va
-    encl.va_head = va
-
-
-@inline
-def va_add_tail(k, e, va):
-    encl = k.encls[e]
-    p = k.pins[va]
-    p.va_next = NIL
-    p.va_prev = encl.va_tail
-    if encl.va_tail == NIL:
-        encl.va_head = va
-    else:
-        k.pins[encl.va_tail].va_next = va
-    encl.va_tail = va
-
-
-@inline
-def alloc_va_slot(k, e):
-    """A slot of the first VA page; a page that is now full goes to the tail."""
-    va = k.encls[e].va_head
-    p = k.pins[va]
-    p.used += 1
-    if p.used == VA_SLOT_COUNT and p.va_next != NIL:
-        va_unlink(k, e, va)
-        va_add_tail(k, e, va)
-    return va
-
-
-@inline
-def free_va_slot(k, e, va):
-    """Give a slot back; its VA page goes to the head."""
-    k.pins[va].used -= 1
-    if k.encls[e].va_head != va:
-        va_unlink(k, e, va)
-        va_add_head(k, e, va)
-
-
-# ---- backing store -------------------------------------------------------------------------------
+# ---- age, block, write ---------------------------------------------------------------------------
 
 
 @kernel
@@ -232,37 +168,6 @@ def charge_mm(k, e):
     return k.tasks[k.mms[mm].task].cgroup
 
 
-@inline
-def get_backing(k, e, v, memcg):
-    """Shmem pages for the content of v and, if it is the first of its 32, their metadata."""
-    pages = 1
-    group = v >> 5
-    if k.pcmd[group] == 0:
-        k.pcmd_who[group] = memcg
-        pages = 2
-    k.pcmd[group] += 1
-    k.counters[C_BACKING_ALLOC] += pages
-    k.cgroups[memcg].backing += pages
-    k.encls[e].backing += pages
-
-
-@inline
-def put_backing(k, e, v, memcg):
-    """Punch the content of v out of the backing file, and the metadata page when no record is left in it."""
-    pages = 1
-    k.cgroups[memcg].backing -= 1
-    group = v >> 5
-    k.pcmd[group] -= 1
-    if k.pcmd[group] == 0:
-        k.cgroups[k.pcmd_who[group]].backing -= 1
-        pages = 2
-    k.counters[C_BACKING_FREE] += pages
-    k.encls[e].backing -= pages
-
-
-# ---- age, block, write ---------------------------------------------------------------------------
-
-
 @kernel
 def encl_age(k, e, v):
     """Was the page accessed since the last look? Clears the accessed bit of the first process that has it set."""
@@ -275,7 +180,7 @@ def encl_age(k, e, v):
                 k.g.progress += 1
                 return True
         else:
-            at = ptes + v - k.encls[e].base
+            at = ptes + v - k.encls[e].start
             if k.ptes[at] & P_YOUNG != 0:
                 k.ptes[at] &= 255 ^ P_YOUNG
                 k.g.progress += 1
@@ -294,15 +199,14 @@ def zap_ptes(k, e, v):
         while mm != NIL:
             ptes = k.mms[mm].ptes
             if ptes != NIL:
-                k.ptes[ptes + v - encl.base] = 0
+                k.ptes[ptes + v - encl.start] = 0
             mm = k.mms[mm].next
 
 
 @inline
-def ewb(k, e):
-    """EWB of a blocked page: the first of a batch finds no ETRACK since its EBLOCK, and CPUs inside need an IPI."""
+def etrack(k, e):
+    """The first EWB of a batch finds no ETRACK since its EBLOCK, and CPUs inside the enclave need an IPI."""
     encl = k.encls[e]
-    k.counters[C_EWB] += 1
     if encl.tracked != k.g.batch:
         encl.tracked = k.g.batch
         k.counters[C_ETRACK] += 1
@@ -318,30 +222,29 @@ def ewb(k, e):
 def evict_secs(k, e, memcg):
     """The last child of an initialised enclave has been written out: its SECS follows."""
     encl = k.encls[e]
-    v = encl.base + encl.size
-    get_backing(k, e, v, memcg)
+    v = encl.start + encl.length
     k.counters[C_EWB] += 1
-    va = alloc_va_slot(k, e)
     k.counters[C_EREMOVE] += 1
     pin = encl.secs
     encl.secs = NIL
     unpin_page(k, pin)
-    k.where[v] = va
-    k.who[v] = memcg
+    swap_out(k, e, v, memcg)
+    k.state[v] = P_KNOWN
     if k.g.tracing != 0:
         trace(k, TP_EWB, e, v)
 
 
-@inline
-def encl_ewb(k, e, v, memcg):
+@kernel
+def encl_ewb(k, e, v):
     """Write a blocked page out, free and uncharge its EPC page, and evict the SECS after the last child."""
     g = k.g
     encl = k.encls[e]
-    ewb(k, e)
-    frame = k.where[v]
-    cgroup = k.who[v]
-    k.where[v] = alloc_va_slot(k, e)
-    k.who[v] = memcg
+    etrack(k, e)
+    k.counters[C_EWB] += 1
+    cgroup = page_cgroup(k, e, v)
+    frame = take_place(k, v)
+    memcg = charge_mm(k, e)
+    swap_out(k, e, v, memcg)
     k.state[v] &= 255 ^ (P_RESIDENT | P_NOT_ENCLAVE)
     encl.child -= 1
     encl.nr_resident -= 1
@@ -366,11 +269,11 @@ def eremove(k):
     k.g.progress += 1
 
 
-@kernel
-def encl_free_pages(k, e):
+@operation
+def encl_free_pages(k, e, _b, _c):
     """Records in ascending order, then the SECS, then the VA pages from the list head, then the backing file."""
     encl = k.encls[e]
-    base, end = encl.base, encl.base + encl.size
+    base, end = encl.start, encl.start + encl.length
     if encl.lru_cgroup != NIL:
         for c in range(k.g.nr_cgroups):
             f = lru(c)
@@ -378,16 +281,14 @@ def encl_free_pages(k, e):
                 before = fifo_nr(k, f)
                 fifo_drop(k, f, base, end)
                 k.g.nr_lru -= before - fifo_nr(k, f)
-    encl.lru_cgroup = NIL
-    encl.lru_many = 0
     for v in range(base, end):
         s = k.state[v]
         if s & P_RESIDENT != 0:
             eremove(k)
-            uncharge_page(k, k.who[v])
-            free_epc_page(k, k.where[v])
+            uncharge_page(k, page_cgroup(k, e, v))
+            free_place(k, v)
         elif s & P_KNOWN != 0:
-            put_backing(k, e, v, k.who[v])
+            forget(k, e, v)
         if s != 0:
             k.state[v] = 0
         if encl.nr_pages != 0 and s & P_KNOWN != 0:
@@ -397,8 +298,9 @@ def encl_free_pages(k, e):
             eremove(k)
             unpin_page(k, encl.secs)
             encl.secs = NIL
-        elif encl.backing != 0:
-            put_backing(k, e, end, k.who[end])
+        elif k.state[end] & P_KNOWN != 0:
+            forget(k, e, end)
+            k.state[end] = 0
     va = encl.va_head
     while va != NIL:
         following = k.pins[va].va_next
@@ -407,9 +309,12 @@ def encl_free_pages(k, e):
         va = following
     encl.va_head = NIL
     encl.va_tail = NIL
+    encl.lru_cgroup = NIL
+    encl.lru_many = 0
     encl.child = 0
     encl.nr_pages = 0
     encl.nr_resident = 0
+    return 0
 
 
 @kernel
@@ -419,7 +324,7 @@ def encl_put(k, e):
     encl.refs -= 1
     if encl.refs == 0:
         if encl.flags & E_OOM == 0:
-            encl_free_pages(k, e)
+            free_pages(k, e)
         encl.used = 0
         k.g.progress += 1
 

@@ -5,13 +5,15 @@ poisoned page never returns to a free list but still counts as free when freed.
 """
 
 from epcgroup.kernel.fifo import fifo_pop, fifo_push
-from epcgroup.kernel.jit import inline, kernel
-from epcgroup.kernel.structs import HANG, NIL, V2
+from epcgroup.kernel.jit import inline, kernel, syscall
+from epcgroup.kernel.structs import HANG, MAINLINE, NIL
 
 
 @inline
 def node_of(k, frame):
-    """Row of nodes that a frame belongs to."""
+    """Row of nodes that a frame belongs to. Without the ledger a frame is no more than that."""
+    if k.g.ledger == 0:
+        return frame
     if k.g.nr_nodes == 1:
         return 0
     section = k.g.nr_sections - 1
@@ -33,12 +35,15 @@ def take_epc_page(k):
     for _ in range(g.nr_nodes):
         if k.fifos[node].len != 0:
             g.nr_free -= 1
+            if g.ledger == 0:
+                k.fifos[node].len -= 1
+                return node
             return fifo_pop(k, node)
         node += 1
         if node == g.nr_nodes:
             node = 0
-    if g.series == V2 and g.node_has_epc == 0:
-        g.fatal = HANG  # Linux 6.1: the fallback loop ends only at a node that is not in the mask
+    if g.series != MAINLINE and g.node_has_epc == 0:
+        g.fatal = HANG  # until after v17's base the walk ended only at the task's node, which is not in the mask
     return NIL
 
 
@@ -46,17 +51,22 @@ def take_epc_page(k):
 def free_epc_page(k, frame):
     """Give a frame back."""
     node = node_of(k, frame)
-    if is_poisoned(k, frame):
+    if k.g.ledger == 0:
+        k.fifos[node].len += 1
+    elif is_poisoned(k, frame):
         k.nodes[node].nr_poison += 1
     else:
         fifo_push(k, node, frame)
     k.g.nr_free += 1
 
 
-@kernel
+@syscall
 def sanitize_section(k, section):
     """Boot: the pages of a section become free one by one, in ascending order."""
     s = k.sections[section]
+    k.g.nr_free += s.nr_frames
+    if k.g.ledger == 0:
+        k.fifos[s.node].len += s.nr_frames
+        return
     for frame in range(s.first, s.first + s.nr_frames):
         fifo_push(k, s.node, frame)
-    k.g.nr_free += s.nr_frames

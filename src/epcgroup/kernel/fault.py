@@ -5,17 +5,12 @@ may not reclaim: at a limit it is refused, the cgroup's work is queued, and the 
 has made room.
 """
 
-from epcgroup.kernel.alloc import alloc_epc_page, encl_free_epc_page
+from epcgroup.kernel.alloc import encl_free_epc_page
 from epcgroup.kernel.cgroup import css_get_page
-from epcgroup.kernel.encl import (
-    free_va_slot,
-    mark_page_reclaimable,
-    pin_secs,
-    pin_va,
-    put_backing,
-    va_add_head,
-)
-from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.encl import mark_page_reclaimable, pin_secs, pin_va
+from epcgroup.kernel.jit import inline, kernel, operation
+from epcgroup.kernel.ledger import set_place, swap_in, va_add_head
+from epcgroup.kernel.ops import alloc_epc_page
 from epcgroup.kernel.structs import (
     C_EAUG,
     C_ELDU,
@@ -40,11 +35,10 @@ from epcgroup.kernel.tracepoint import trace
 
 
 @kernel
-def encl_eldu(k, e, v, memcg):
+def encl_eldu(k, e, v):
     """Load the content of v: its backing pages and its VA slot become free."""
     k.counters[C_ELDU] += 1
-    put_backing(k, e, v, memcg)
-    free_va_slot(k, e, k.where[v])
+    swap_in(k, e, v)
     k.g.progress += 1
     if k.g.tracing != 0:
         trace(k, TP_ELDU, e, v)
@@ -59,8 +53,9 @@ def load_secs(k, e):
     frame = alloc_epc_page(k, NO_RECLAIM)
     if frame < 0:
         return frame
-    v = encl.base + encl.size
-    encl_eldu(k, e, v, k.who[v])
+    v = encl.start + encl.length
+    encl_eldu(k, e, v)
+    k.state[v] = 0
     pin_secs(k, e, frame, k.g.cgroup)
     return 0
 
@@ -69,8 +64,7 @@ def load_secs(k, e):
 def set_resident(k, e, v, frame):
     """v got a frame charged to current's cgroup."""
     cgroup = k.g.cgroup
-    k.where[v] = frame
-    k.who[v] = cgroup
+    set_place(k, e, v, frame, cgroup)
     css_get_page(k, cgroup)
     encl = k.encls[e]
     encl.child += 1
@@ -89,7 +83,7 @@ def load_page(k, e, v):
     frame = alloc_epc_page(k, NO_RECLAIM)
     if frame < 0:
         return frame
-    encl_eldu(k, e, v, k.who[v])
+    encl_eldu(k, e, v)
     set_resident(k, e, v, frame)
     k.encls[e].nr_eldu += 1
     k.state[v] |= P_RESIDENT
@@ -153,12 +147,12 @@ def set_pte(k, mm, v, bits):
     if m.ptes == NIL:
         k.state[v] |= bits
     else:
-        k.ptes[m.ptes + v - k.encls[m.encl].base] |= bits
+        k.ptes[m.ptes + v - k.encls[m.encl].start] |= bits
 
 
-@kernel
-def vma_fault(k, mm, v):
-    """A page fault of a process at an encl_page: 0 (mapped), -EBUSY (to be repeated), or -SIGBUS."""
+@operation
+def vma_fault(k, mm, v, _c):
+    """ops.vma_fault."""
     e = k.mms[mm].encl
     k.counters[C_FAULT] += 1
     k.encls[e].nr_fault += 1

@@ -6,7 +6,7 @@ Entries of one page come up in the order they were appended, so skipping the old
 (docs/decisions/0003).
 """
 
-from epcgroup.kernel.jit import inline, kernel
+from epcgroup.kernel.jit import inline, kernel, prefetch
 from epcgroup.kernel.structs import NR_TOMBS, P_STALE
 
 
@@ -97,6 +97,37 @@ def fifo_pop_live(k, f):
     return entry
 
 
+@inline
+def fifo_take(k, f, table, at, n):
+    """Take n entries, stale or not, from the head into a table from row `at` on; the list must have them."""
+    q = k.fifos[f]
+    slots = k.slots
+    head = q.head
+    q.len -= n
+    left = n
+    while left > 0:
+        run = min(16 - (head & 15), left)
+        for i in range(run):
+            table[at + i] = slots[head + i]
+        at += run
+        left -= run
+        head += run
+        if head & 15 == 0 or (left == 0 and q.len == 0):
+            block = (head - 1) >> 4
+            head = k.block_next[block] << 4
+            block_put(k, block)
+    q.head = head
+    if q.len == 0:
+        q.tail = 0
+
+
+@inline
+def fifo_append(k, f, table, at, n):
+    """Append n entries of a table from row `at` on."""
+    for i in range(n):
+        fifo_push(k, f, table[at + i])
+
+
 @kernel
 def fifo_drop(k, f, low, high):
     """Take all entries in [low, high) out of list f, stale ones included; the order of the others stays."""
@@ -139,3 +170,13 @@ def fifo_leave(k, f, entry):
 def fifo_nr(k, f):
     """Entries that have not left."""
     return k.fifos[f].len - k.fifos[f].stale
+
+
+@inline
+def fifo_prefetch(k, f):
+    """The states of the next entries are looked at soon."""
+    q = k.fifos[f]
+    if q.len != 0:
+        head = q.head
+        for slot in range(head, (head | 15) + 1):
+            prefetch(k.state, k.slots[slot])

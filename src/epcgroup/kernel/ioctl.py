@@ -4,7 +4,7 @@ Every function answers 0, a count or a negative errno. Entry checks that need no
 machine.py's.
 """
 
-from epcgroup.kernel.alloc import alloc_epc_page, encl_free_epc_page, reclaim_direct
+from epcgroup.kernel.alloc import encl_free_epc_page
 from epcgroup.kernel.encl import (
     encl_put,
     eremove,
@@ -13,12 +13,12 @@ from epcgroup.kernel.encl import (
     uncharge_page,
     unmark_page_reclaimable,
     unpin_page,
-    va_add_head,
     zap_ptes,
 )
-from epcgroup.kernel.epc_page import free_epc_page
 from epcgroup.kernel.fault import encl_grow, load_page, set_resident
 from epcgroup.kernel.jit import kernel, syscall
+from epcgroup.kernel.ledger import free_place, page_cgroup, va_add_head
+from epcgroup.kernel.ops import alloc_epc_page, reclaim_direct, reclaim_global
 from epcgroup.kernel.structs import (
     C_EADD,
     C_ECREATE,
@@ -42,6 +42,7 @@ from epcgroup.kernel.structs import (
     ERESTARTSYS,
     K_MODIFIED,
     NIL,
+    NR_LOW_PAGES,
     OOPS,
     P_KNOWN,
     P_MAPPED,
@@ -69,13 +70,12 @@ def create(k, t, e):
     frame = alloc_epc_page(k, DO_RECLAIM)
     result = frame
     if frame >= 0:
-        if encl.size & (encl.size - 1) == 0:
-            k.counters[C_ECREATE] += 1
+        k.counters[C_ECREATE] += 1
+        if encl.length & (encl.length - 1) == 0:
             k.g.progress += 1
             pin_secs(k, e, frame, k.g.cgroup)
             encl.flags |= E_CREATED
             return 0
-        k.counters[C_ENCLS_ERR] += 1
         encl_free_epc_page(k, k.g.cgroup, frame)
         result = -EIO
     # Undo: the VA page goes back too.
@@ -126,7 +126,7 @@ def add_pages(k, t, first, n, measure, tcs):
     enter_task(k, t)
     g = k.g
     e = k.tasks[t].encl
-    base = k.encls[e].base
+    base = k.encls[e].start
     g.status = 0
     for i in range(n):
         if g.signal != 0:
@@ -193,7 +193,7 @@ def modify_page(k, e, v, new):
     if not (old == T_REG or (old == T_TCS and new == T_TRIM)):
         return -EINVAL
     if old == T_REG and new == T_TCS:
-        unmark_page_reclaimable(k, v)
+        unmark_page_reclaimable(k, e, v)
         zap_ptes(k, e, v)
         if k.g.series == V2:
             k.state[v] |= P_NOT_ENCLAVE
@@ -216,11 +216,11 @@ def remove_page(k, e, v):
     if k.kind[v] & K_MODIFIED != 0:
         k.counters[C_ENCLS_ERR] += 1  # EMODPR did not fault: the enclave has not accepted
         return -EPERM
-    unmark_page_reclaimable(k, v)
+    unmark_page_reclaimable(k, e, v)
     zap_ptes(k, e, v)
     eremove(k)
-    uncharge_page(k, k.who[v])
-    free_epc_page(k, k.where[v])
+    uncharge_page(k, page_cgroup(k, e, v))
+    free_place(k, v)
     encl.child -= 1
     encl.nr_resident -= 1
     encl.nr_pages -= 1
@@ -239,11 +239,13 @@ def sgx2_ioctl(k, t, what, first, n):
     enter_task(k, t)
     g = k.g
     e = k.tasks[t].encl
-    base = k.encls[e].base
+    base = k.encls[e].start
     g.status = 0
     for i in range(n):
         v = base + first + i
         reclaim_direct(k)
+        if g.nr_free < NR_LOW_PAGES and g.nr_lru != 0:
+            reclaim_global(k)
         if what == RESTRICT:
             result = restrict_page(k, e, v)
         elif what == MODIFY_TRIM:
@@ -268,7 +270,7 @@ def close(k, t):
     encl = k.encls[e]
     m = k.mms[mm]
     if m.ptes == NIL:
-        for v in range(encl.base, encl.base + encl.size):
+        for v in range(encl.start, encl.start + encl.length):
             if k.state[v] & (P_MAPPED | P_YOUNG) != 0:
                 k.state[v] &= 255 ^ (P_MAPPED | P_YOUNG)
     if m.listed != 0:

@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import lower_setattr_generic
 from numba.core.typing.templates import (
     AbstractTemplate,
     AttributeTemplate,
@@ -57,17 +58,31 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 
 def kernel(function):
     """A function of the ring: compiled, called only by other functions of the ring."""
-    return numba.njit(cache=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    return numba.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+
+
+def operation(function):
+    """A function of the ring behind the operations table: takes (k, a, b, c), all but k integers, returns an integer.
+
+    A plain Python function: `install` compiles it where it is chosen.
+    """
+    return function
 
 
 def inline(function):
     """A leaf of the ring that is always inlined by LLVM."""
-    return numba.njit(cache=True, no_cfunc_wrapper=True, forceinline=True, **_OPTIONS)(function)
+    return numba.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True, forceinline=True, **_OPTIONS)(function)
 
 
 def syscall(function):
-    """A function of the ring that machine.py calls: its first argument is the Kernel, all others are integers."""
+    """A function of the ring that machine.py calls: its first argument is the Kernel, all others are integers.
+
+    Only these are kept in the disk cache, whole with what they call.
+    """
     return numba.njit(cache=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+
+
+_INDEX = {name: i for i, (name, _) in enumerate(TABLES)}
 
 
 class Row:
@@ -121,6 +136,7 @@ class Kernel:
     def __init__(self, sizes: dict[str, int]) -> None:
         self._header = np.zeros(len(TABLES), np.uint64)
         self.address = self._header.ctypes.data
+        self.python_ops: dict[int, Any] = {}
         for name, dtype in TABLES:
             self._set(name, np.zeros(sizes[name], dtype))
 
@@ -143,17 +159,27 @@ class KernelType(types.Type):
         super().__init__(name="Kernel")
 
 
-class TableType(types.Type):
-    """A pointer to rows of one dtype: records are handed out by reference, scalars by value."""
+class RowType(types.Type):
+    """A pointer to one record. Fields of any width read and write as int64: one type, one compilation of a function."""
 
     def __init__(self, dtype):
-        self.row = numba.from_dtype(dtype)
-        super().__init__(name=f"Table({self.row})")
+        self.dtype = dtype
+        super().__init__(name=f"Row({dtype})")
+
+
+class TableType(types.Type):
+    """A pointer to rows of one dtype: records are handed out by reference, numbers as int64."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.row = RowType(dtype) if dtype.names else types.int64
+        super().__init__(name=f"Table({dtype})")
 
 
 kernel_type = KernelType()
 _TYPES = {name: TableType(np.dtype(dtype)) for name, dtype in TABLES}
-_INDEX = {name: i for i, (name, _) in enumerate(TABLES)}
+_BYTES = ir.IntType(8).as_pointer()
+_I64 = ir.IntType(64)
 
 
 @typeof_impl.register(Kernel)
@@ -164,13 +190,14 @@ def _typeof_kernel(value, context):
 @register_model(KernelType)
 class _KernelModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, ir.IntType(64).as_pointer())
+        super().__init__(dmm, fe_type, _I64.as_pointer())
 
 
+@register_model(RowType)
 @register_model(TableType)
-class _TableModel(models.PrimitiveModel):
+class _PointerModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, ir.IntType(8).as_pointer())
+        super().__init__(dmm, fe_type, _BYTES)
 
 
 @unbox(KernelType)
@@ -178,7 +205,7 @@ def _unbox_kernel(typ, obj, c):
     number = c.pyapi.object_getattr_string(obj, "address")
     value = c.pyapi.long_as_ulonglong(number)
     c.pyapi.decref(number)
-    return NativeValue(c.builder.inttoptr(value, ir.IntType(64).as_pointer()))
+    return NativeValue(c.builder.inttoptr(value, _I64.as_pointer()))
 
 
 @infer_getattr
@@ -193,23 +220,54 @@ class _KernelAttribute(AttributeTemplate):
 
 @lower_getattr_generic(KernelType)
 def _lower_kernel_attribute(context, builder, typ, value, attr):
-    slot = builder.gep(value, [ir.Constant(ir.IntType(64), _INDEX[attr])])
-    address = builder.load(slot)
+    address = builder.load(builder.gep(value, [ir.Constant(_I64, _INDEX[attr])]))
     # Addresses change only between ring calls: let LLVM keep them in registers over stores.
     address.set_metadata("invariant.load", builder.module.add_metadata([]))
-    if attr in SCALARS:
-        return builder.inttoptr(address, context.get_value_type(_TYPES[attr].row))
-    return builder.inttoptr(address, ir.IntType(8).as_pointer())
+    return builder.inttoptr(address, _BYTES)
+
+
+@infer_getattr
+class _RowAttribute(AttributeTemplate):
+    key = RowType
+
+    def generic_resolve(self, typ, attr):
+        return types.int64 if attr in typ.dtype.names else None
+
+
+def _load(builder, pointer, dtype):
+    """A number of any width at a byte pointer, as int64."""
+    width = ir.IntType(8 * dtype.itemsize)
+    value = builder.load(builder.bitcast(pointer, width.as_pointer()), align=1)
+    if dtype.itemsize == 8:
+        return value
+    return builder.zext(value, _I64) if dtype.kind == "u" else builder.sext(value, _I64)
+
+
+def _store(builder, value, pointer, dtype):
+    width = ir.IntType(8 * dtype.itemsize)
+    narrow = value if dtype.itemsize == 8 else builder.trunc(value, width)
+    builder.store(narrow, builder.bitcast(pointer, width.as_pointer()), align=1)
+
+
+def _field(builder, row_type, row, attr):
+    dtype, offset = row_type.dtype.fields[attr][:2]
+    return builder.gep(row, [ir.Constant(_I64, offset)]), dtype
+
+
+@lower_getattr_generic(RowType)
+def _lower_row_get(context, builder, typ, value, attr):
+    return _load(builder, *_field(builder, typ, value, attr))
+
+
+@lower_setattr_generic(RowType)
+def _lower_row_set(context, builder, sig, args, attr):
+    pointer, dtype = _field(builder, sig.args[0], args[0], attr)
+    _store(builder, context.cast(builder, args[1], sig.args[1], types.int64), pointer, dtype)
 
 
 def _row_pointer(context, builder, table_type, table, index_type, index):
     index = context.cast(builder, index, index_type, types.int64)
-    row = table_type.row
-    if isinstance(row, types.Record):
-        offset = builder.mul(index, ir.Constant(ir.IntType(64), row.size))
-        return builder.bitcast(builder.gep(table, [offset]), context.get_value_type(row))
-    pointer = builder.bitcast(table, context.get_data_type(row).as_pointer())
-    return builder.gep(pointer, [index])
+    return builder.gep(table, [builder.mul(index, ir.Constant(_I64, table_type.dtype.itemsize))])
 
 
 @infer_global(operator.getitem)
@@ -223,7 +281,8 @@ class _TableGet(AbstractTemplate):
 @lower_builtin(operator.getitem, TableType, types.Integer)
 def _table_get(context, builder, sig, args):
     pointer = _row_pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
-    return pointer if isinstance(sig.args[0].row, types.Record) else builder.load(pointer)
+    dtype = sig.args[0].dtype
+    return pointer if dtype.names else _load(builder, pointer, dtype)
 
 
 @infer_global(operator.setitem)
@@ -234,13 +293,49 @@ class _TableSet(AbstractTemplate):
         return None
 
 
-@lower_builtin(operator.setitem, TableType, types.Integer, types.Number)
+@lower_builtin(operator.setitem, TableType, types.Integer, types.Integer)
 @lower_builtin(operator.setitem, TableType, types.Integer, types.Boolean)
 def _table_set(context, builder, sig, args):
     table_type, index_type, value_type = sig.args
     pointer = _row_pointer(context, builder, table_type, args[0], index_type, args[1])
-    builder.store(context.cast(builder, args[2], value_type, table_type.row), pointer)
+    _store(builder, context.cast(builder, args[2], value_type, types.int64), pointer, table_type.dtype)
     return context.get_dummy_value()
+
+
+# ---- operations -----------------------------------------------------------------------------------
+# Calls that go through a table of function addresses, as a kernel calls through a struct of function pointers. What a
+# series does differently is chosen there at boot, and each operation is compiled once instead of into every caller.
+
+_OPERATION = types.int64(kernel_type, types.int64, types.int64, types.int64)
+
+
+def install(k, slot, function):
+    """Put a ring function of (k, a, b, c) into the operations table."""
+    k.python_ops[slot] = function
+    if not numba.config.DISABLE_JIT:
+        k.ops[slot] = numba.cfunc(_OPERATION, cache=True, **_OPTIONS)(function).address
+
+
+def call(k, slot, a, b, c):
+    """Call the operation in a slot."""
+    return k.python_ops[slot](k, a, b, c)
+
+
+@intrinsic
+def _call(typingctx, k, slot, a, b, c):
+    def codegen(context, builder, sig, args):
+        kernel, slot, *numbers = args
+        table = _lower_kernel_attribute(context, builder, kernel_type, kernel, "ops")
+        address = _load(builder, builder.gep(table, [builder.mul(slot, ir.Constant(_I64, 8))]), np.dtype("i8"))
+        function = ir.FunctionType(_I64, [_I64.as_pointer(), _I64, _I64, _I64])
+        return builder.call(builder.inttoptr(address, function.as_pointer()), [kernel, *numbers])
+
+    return types.int64(k, types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@overload(call)
+def _overload_call(k, slot, a, b, c):
+    return lambda k, slot, a, b, c: _call(k, slot, a, b, c)
 
 
 _U32 = TableType(np.dtype(np.uint32))
@@ -258,7 +353,7 @@ def prefetch(table, index):
 @intrinsic
 def _u32_at(typingctx, address):
     def codegen(context, builder, sig, args):
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        return builder.inttoptr(args[0], _BYTES)
 
     return _U32(types.int64), codegen
 
@@ -267,7 +362,6 @@ def _u32_at(typingctx, address):
 def _prefetch(typingctx, table, index):
     def codegen(context, builder, sig, args):
         pointer = _row_pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
-        pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
         i32 = ir.IntType(32)
         function = cgutils.get_or_insert_function(
             builder.module,

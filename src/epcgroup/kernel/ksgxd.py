@@ -4,13 +4,12 @@ Nothing here runs by itself. The caller says when: the replayer by the log's rul
 threads of its own.
 """
 
-from epcgroup.kernel import v2, v17
-from epcgroup.kernel.alloc import reclaim_global
 from epcgroup.kernel.cgroup import css_release
 from epcgroup.kernel.encl import encl_put
 from epcgroup.kernel.jit import kernel, syscall
+from epcgroup.kernel.ops import reclaim_global, work
 from epcgroup.kernel.resched import cond_resched
-from epcgroup.kernel.structs import NIL, NR_HIGH_PAGES, V17
+from epcgroup.kernel.structs import NIL, NR_HIGH_PAGES
 
 
 @syscall
@@ -79,13 +78,7 @@ def pop_work(k):
 def work_batches(k, c, batches):
     """Run c's reclaim work for at most so many batches; returns 1 when it is done. v2's runs to its end."""
     enter_kthread(k, 2)
-    if k.g.series == V17:
-        for _ in range(batches):
-            if k.g.fatal != 0 or not v17.work_step(k, c):
-                return 1
-        return 0
-    v2.work(k, c)
-    return 1
+    return work(k, c, batches)
 
 
 @syscall

@@ -36,6 +36,6 @@ def unmark_poisoned(k, frame):
     for _ in range(k.fifos[f].len):
         entry = fifo_pop(k, f)
         fifo_push(k, f, entry)
-        if k.state[entry] & (P_RESIDENT | P_STALE) == P_RESIDENT and k.where[entry] == frame:
+        if k.state[entry] & (P_RESIDENT | P_STALE) == P_RESIDENT and k.place[entry].where == frame:
             fifo_leave(k, f, entry)
             k.g.nr_lru -= 1

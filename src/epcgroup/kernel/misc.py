@@ -6,7 +6,8 @@ counter. Left out: other resources.
 """
 
 from epcgroup.kernel.jit import inline, kernel
-from epcgroup.kernel.structs import C_REFUSED, EBUSY, NIL, PAGE, V2
+from epcgroup.kernel.structs import C_REFUSED, EBUSY, NIL, PAGE, V2, W_CANCEL_CHARGE
+from epcgroup.kernel.tracepoint import warn_on
 
 
 @inline
@@ -55,8 +56,11 @@ def misc_try_charge(k, cg):
 def misc_uncharge(k, cg, nr_pages):
     c = cg
     while c != NIL:
-        k.cgroups[c].usage -= nr_pages * PAGE
-        c = k.cgroups[c].parent
+        level = k.cgroups[c]
+        level.usage -= nr_pages * PAGE
+        if level.usage < 0:
+            warn_on(k, W_CANCEL_CHARGE)  # v2: the root's refused charges are uncharged all the same (D14)
+        c = level.parent
 
 
 @kernel

@@ -5,8 +5,9 @@ and idleness play no role. Virtual EPC pages are passed over, and stay unlinked 
 """
 
 from epcgroup.kernel.cgroup import css_next_descendant_pre
-from epcgroup.kernel.encl import drop_unreclaimable, encl_free_pages
+from epcgroup.kernel.encl import drop_unreclaimable
 from epcgroup.kernel.jit import kernel
+from epcgroup.kernel.ops import encl_free_pages
 from epcgroup.kernel.structs import E_CREATED, E_OOM, NIL, PIN_VEPC, TP_OOM
 from epcgroup.kernel.tracepoint import trace
 
@@ -27,7 +28,7 @@ def encl_oom(k, e):
     """Zap all mappings, forget all processes, free every page; the object stays until its file is closed."""
     encl = k.encls[e]
     encl.flags |= E_OOM
-    trace(k, TP_OOM, e, encl.base)
+    trace(k, TP_OOM, e, encl.start)
     if encl.flags & E_CREATED == 0:
         return
     mm = encl.mm_head
@@ -35,7 +36,7 @@ def encl_oom(k, e):
         encl.refs -= 1
         ptes = k.mms[mm].ptes
         if ptes != NIL:
-            for i in range(encl.size):
+            for i in range(encl.length):
                 k.ptes[ptes + i] = 0
         k.mms[mm].listed = 0
         mm = k.mms[mm].next

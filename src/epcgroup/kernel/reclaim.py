@@ -5,34 +5,190 @@ and v17 takes up to 16 pages off one list; v2's may come from many lists, has a 
 ignore age.
 """
 
-from epcgroup.kernel.encl import charge_mm, encl_age, encl_ewb, get_backing, list_of, zap_ptes
-from epcgroup.kernel.fifo import fifo_nr, fifo_pop_live, fifo_push
-from epcgroup.kernel.jit import inline, kernel
-from epcgroup.kernel.structs import C_AGE_SCAN, C_EBLOCK, NR_TO_SCAN
+from epcgroup.kernel.encl import (
+    charge_mm,
+    encl_age,
+    encl_ewb,
+    etrack,
+    list_of,
+    uncharge_pages,
+    zap_ptes,
+)
+from epcgroup.kernel.fifo import fifo_append, fifo_nr, fifo_pop_live, fifo_prefetch, fifo_push, fifo_take
+from epcgroup.kernel.jit import inline, kernel, operation, prefetch
+from epcgroup.kernel.ledger import alloc_va_slot, free_place, page_cgroup
+from epcgroup.kernel.ops import reclaim_candidates as write_candidates
+from epcgroup.kernel.structs import (
+    C_AGE_SCAN,
+    C_BACKING_ALLOC,
+    C_EBLOCK,
+    C_EWB,
+    NIL,
+    NR_TO_SCAN,
+    NR_TO_SCAN_MAX,
+    P_KNOWN,
+    P_MAPPED,
+    P_NODE_SHIFT,
+    P_NOT_ENCLAVE,
+    P_RESIDENT,
+    P_STALE,
+    P_YOUNG,
+    P_YOUNG_SHIFT,
+    TP_EWB,
+    V2,
+)
+from epcgroup.kernel.tracepoint import trace
 
 
 @inline
 def isolate(k, f, at, n):
     """Take up to n pages off list f into scan[at:]; returns how many."""
     n = min(n, fifo_nr(k, f))
-    for i in range(n):
-        k.scan[at + i] = fifo_pop_live(k, f)
+    if k.fifos[f].stale == 0:
+        fifo_take(k, f, k.scan, at, n)
+    else:
+        for i in range(n):
+            k.scan[at + i] = fifo_pop_live(k, f)
     k.g.nr_lru -= n
+    fifo_prefetch(k, f)
     return n
 
 
 @inline
 def put_back(k, v):
     """A candidate that stays: to the tail of its list."""
-    fifo_push(k, list_of(k, k.who[v]), v)
+    fifo_push(k, list_of(k, page_cgroup(k, k.encl_of[v >> 5], v)), v)
     k.g.nr_lru += 1
 
 
 @kernel
+def one_simple_enclave(k, n):
+    """The enclave that all n candidates belong to if its first process is its only one; NIL otherwise."""
+    e = k.encl_of[k.scan[0] >> 5]
+    encl = k.encls[e]
+    if encl.nr_mms != 1 or k.mms[encl.mm_head].ptes != NIL or encl.child <= n:
+        return NIL
+    low, high = encl.start, encl.start + encl.length
+    for i in range(n):
+        if not low <= k.scan[i] < high:
+            return NIL
+    return e
+
+
+@kernel
+def reclaim_simple(k, e, n, ignore_age):
+    """reclaim_candidates for the common case: one enclave, one process, children left for the SECS to stay.
+
+    The same steps with sums instead of single counts; the second half of scan holds the pages that stay.
+    """
+    g = k.g
+    encl = k.encls[e]
+    state = k.state
+    scan = k.scan
+    ledger = g.ledger != 0 or encl.lru_many != 0
+    chosen = 0
+    kept = 0
+    for i in range(n):
+        v = scan[i]
+        s = state[v]
+        young = (s >> P_YOUNG_SHIFT) & (1 ^ ignore_age) & 1
+        state[v] = s & (255 ^ (young << P_YOUNG_SHIFT))
+        scan[chosen] = v
+        scan[NR_TO_SCAN_MAX + kept] = v
+        if ledger:
+            prefetch(k.place, v)
+        kept += young
+        chosen += 1 ^ young
+    if ignore_age == 0:
+        k.counters[C_AGE_SCAN] += n
+    g.progress += kept + chosen
+    if kept != 0:
+        if g.series == V2 or encl.lru_many != 0:
+            for i in range(kept):
+                put_back(k, scan[NR_TO_SCAN_MAX + i])
+        else:
+            fifo_append(k, list_of(k, encl.lru_cgroup), scan, NR_TO_SCAN_MAX, kept)
+            g.nr_lru += kept
+    if chosen == 0:
+        return 0
+    k.counters[C_EBLOCK] += chosen
+    etrack(k, e)
+    k.counters[C_EWB] += chosen
+    if ledger:
+        write_with_ledger(k, e, chosen)
+    else:
+        write_without_ledger(k, e, chosen)
+    encl.child -= chosen
+    encl.nr_resident -= chosen
+    encl.nr_ewb += chosen
+    if g.task == NIL or k.tasks[g.task].encl != e:
+        encl.nr_ewb_others += chosen
+    if g.tracing != 0:
+        for i in range(chosen):
+            trace(k, TP_EWB, e, scan[i])
+    return chosen
+
+
+@kernel
+def write_without_ledger(k, e, n):
+    """The n pages in scan leave the EPC: of each only its node and its charge come back."""
+    state = k.state
+    if k.g.nr_nodes == 1:
+        for i in range(n):
+            state[k.scan[i]] &= 255 ^ (P_RESIDENT | P_MAPPED | P_YOUNG | P_NOT_ENCLAVE)
+        k.fifos[0].len += n
+    else:
+        for i in range(n):
+            v = k.scan[i]
+            s = state[v]
+            k.fifos[s >> P_NODE_SHIFT].len += 1
+            state[v] = s & (P_KNOWN | P_STALE)
+    k.g.nr_free += n
+    uncharge_pages(k, k.encls[e].lru_cgroup, n)
+
+
+@kernel
+def write_with_ledger(k, e, n):
+    """The n pages in scan leave the EPC, each with its frame, its charge, a VA slot and backing pages."""
+    encl = k.encls[e]
+    memcg = charge_mm(k, e)
+    backing = n
+    cgroup = k.place[k.scan[0]].who
+    charged = 0
+    for i in range(n):
+        v = k.scan[i]
+        place = k.place[v]
+        if place.who != cgroup:
+            uncharge_pages(k, cgroup, charged)
+            cgroup = place.who
+            charged = 0
+        charged += 1
+        free_place(k, v)
+        k.state[v] &= 255 ^ (P_RESIDENT | P_MAPPED | P_YOUNG | P_NOT_ENCLAVE)
+        if k.g.ledger != 0:
+            group = v >> 5
+            if k.pcmd[group] == 0:
+                k.pcmd_who[group] = memcg
+                backing += 1
+            k.pcmd[group] += 1
+            place.where = alloc_va_slot(k, e)
+            place.who = memcg
+    uncharge_pages(k, cgroup, charged)
+    if k.g.ledger != 0:
+        k.counters[C_BACKING_ALLOC] += backing
+        k.cgroups[memcg].backing += backing
+        encl.backing += backing
+
+
+@operation
 def reclaim_candidates(k, n, limit, ignore_age):
-    """Age, block and write the n pages in scan; at most `limit` are written. Returns the pages written."""
+    """ops.reclaim_candidates."""
     g = k.g
     g.batch += 1
+    if n <= limit:
+        e = one_simple_enclave(k, n)
+        if e != NIL:
+            return reclaim_simple(k, e, n, ignore_age)
     chosen = 0
     for i in range(n):
         v = k.scan[i]
@@ -45,10 +201,7 @@ def reclaim_candidates(k, n, limit, ignore_age):
             if encl_age(k, e, v):
                 put_back(k, v)
                 continue
-        memcg = charge_mm(k, e)
-        get_backing(k, e, v, memcg)
         k.scan[chosen] = v
-        k.scan_who[chosen] = memcg
         chosen += 1
     for i in range(chosen):
         v = k.scan[i]
@@ -56,7 +209,7 @@ def reclaim_candidates(k, n, limit, ignore_age):
     k.counters[C_EBLOCK] += chosen
     for i in range(chosen):
         v = k.scan[i]
-        encl_ewb(k, k.encl_of[v >> 5], v, k.scan_who[i])
+        encl_ewb(k, k.encl_of[v >> 5], v)
     return chosen
 
 
@@ -65,5 +218,5 @@ def reclaim_pages(k, f):
     """Mainline and v17: one batch from list f; returns the candidates taken off it."""
     n = isolate(k, f, 0, NR_TO_SCAN)
     if n != 0:
-        reclaim_candidates(k, n, NR_TO_SCAN, 0)
+        write_candidates(k, n, NR_TO_SCAN, 0)
     return n

@@ -7,8 +7,6 @@ thousand is a HANG.
 from epcgroup.kernel.jit import kernel
 from epcgroup.kernel.structs import HANG
 
-PATIENCE = 1000
-
 
 @kernel
 def cond_resched(k):
@@ -17,7 +15,7 @@ def cond_resched(k):
         g.progress_seen = g.progress
         g.idle_resched = 0
     g.idle_resched += 1
-    if g.idle_resched > PATIENCE:
+    if g.idle_resched > g.patience:
         g.idle_resched = 0
         if g.kthread == 0 and g.signal == 0 and g.uninterruptible == 0:
             g.signal = 1

@@ -63,6 +63,7 @@ P_KNOWN = 8  # the enclave has a record of the page; known and not resident: whe
 P_STALE = 16  # older entries of the page stand in a list, see fifo.py
 P_NOT_ENCLAVE = 32  # v2: recorded without the ENCLAVE bit (EAUG, MODIFY_TYPES)
 P_YOUNG_SHIFT = 1
+P_NODE_SHIFT = 6  # without the ledger: row of nodes of its EPC page (at most 4)
 
 # kind[encl_page]: type and EPCM bits of the rare pages; 0 is an ordinary REG page.
 T_REG, T_TCS, T_TRIM = 0, 1, 2
@@ -80,6 +81,28 @@ ROLE_FREE, ROLE_SECS, ROLE_CHILD = 0, 1, 2
 
 # Tracepoints: (kind, encl or cgroup, page, count)
 TP_EWB, TP_ELDU, TP_OOM = 1, 2, 3
+
+# Operations: what the ring calls through the table k.ops, chosen at boot by the series.
+OPERATIONS = [
+    "try_charge",
+    "reclaim_global",
+    "reclaim_direct",
+    "work",
+    "alloc_epc_page",
+    "reclaim_candidates",
+    "encl_free_pages",
+    "vma_fault",
+]
+(
+    OP_TRY_CHARGE,
+    OP_RECLAIM_GLOBAL,
+    OP_RECLAIM_DIRECT,
+    OP_WORK,
+    OP_ALLOC,
+    OP_RECLAIM,
+    OP_FREE_PAGES,
+    OP_FAULT,
+) = range(len(OPERATIONS))
 
 # Warnings (WARN_ON) in the kernel function's name; the machine keeps the order of first firing in an op.
 WARNINGS = ["sgx_isolate_epc_pages", "misc_cg_cancel_charge", "sgx_encl_eldu"]
@@ -120,6 +143,7 @@ GLOBALS = _record(
     ("gone_tail", "i8", ""),
     ("zombie_head", "i8", "first SECS page of a closed virtual EPC that could not be removed"),
     ("nr_zombies", "i8", ""),
+    ("ledger", "i8", "1: frames, VA slots and backing pages are kept a page (ledger.py)"),
     ("tracing", "i8", "1: write tracepoints"),
     ("nr_trace", "i8", "tracepoints written since the machine drained them"),
     ("trace_size", "i8", "rows of trace"),
@@ -136,6 +160,7 @@ GLOBALS = _record(
     ("signal_injected", "i8", "1: set because a loop could not make progress"),
     ("progress", "i8", "counts what changes the machine; loops watch it"),
     ("progress_seen", "i8", "value at the last reschedule"),
+    ("patience", "i8", "reschedules without progress after which a loop is taken for endless"),
     ("idle_resched", "i8", "reschedules since the last progress"),
     ("fatal", "i8", "OOPS or HANG: the machine is dead"),
     ("status", "i8", "why the last batch stopped: 0 or a negative number"),
@@ -198,8 +223,8 @@ SECTION = _record(
 
 ENCL = _record(
     ("used", "i8", "1: the row is an enclave"),
-    ("base", "i8", "first encl_page, a multiple of 32"),
-    ("size", "i8", "pages; encl_page base + size is the SECS"),
+    ("start", "i8", "first encl_page, a multiple of 32"),
+    ("length", "i8", "pages; encl_page start + length is the SECS"),
     ("flags", "i8", "E_*"),
     ("refs", "i8", "open file, registered mms"),
     ("nr_files", "i8", "processes that have the file open"),
@@ -269,12 +294,20 @@ PIN = _record(
 VEPC = _record(
     ("used", "i8", ""),
     ("map", "i8", "offset of its page table in vmap"),
-    ("size", "i8", "pages"),
+    ("length", "i8", "pages"),
     ("task", "i8", ""),
 )
 
+# Not aligned: six bytes an encl_page are what lets a machine of 1 TiB fit into 4 GiB.
+PLACE = np.dtype(
+    [
+        ("where", np.uint32),  # resident: frame; swapped out: VA page
+        ("who", np.uint16),  # resident: charged cgroup; swapped out: memory cgroup of the backing page
+    ]
+)
+
 TOMB = _record(("page", "i8", "encl_page"), ("fifo", "i8", "list with a stale entry of it"))
-TRACE = _record(("kind", "i4", "TP_*"), ("a", "i4", "enclave"), ("b", "u4", "encl_page"), ("n", "u4", "pages"))
+TRACE = _record(("kind", "i8", "TP_*"), ("a", "i8", "enclave"), ("b", "i8", "encl_page"), ("n", "i8", "pages"))
 
 TABLES = [
     ("g", GLOBALS),
@@ -293,19 +326,18 @@ TABLES = [
     ("vepcs", VEPC),
     ("state", np.uint8),  # per encl_page: P_*
     ("kind", np.uint8),  # per encl_page: T_* and K_*
-    ("where", np.uint32),  # per encl_page: frame, or VA page when swapped out
-    ("who", np.uint16),  # per encl_page: charged cgroup, or memory cgroup of the backing page
+    ("place", PLACE),  # per encl_page
     ("pcmd", np.uint8),  # per 32 encl_pages: pages with paging metadata
     ("pcmd_who", np.uint16),  # memory cgroup of that metadata page
     ("encl_of", np.int32),  # per 32 encl_pages: enclave
     ("ptes", np.uint8),  # PTE bytes of forked processes
     ("vmap", np.int32),  # pin + 1 of each virtual EPC page
     ("scan", np.uint32),  # reclaim candidates
-    ("scan_who", np.uint32),  # memory cgroup of their backing pages
     ("counters", np.int64),
     ("costs", np.int64),  # cycles of each counter
     ("stalls", np.int64),  # per task STALL_BUCKETS: histogram of fault durations
     ("trace", TRACE),
+    ("ops", np.int64),  # addresses of the operations
 ]
 SCALARS = {"g"}
 FIRST_CGROUP_FIFO = MAX_EPC_SECTIONS

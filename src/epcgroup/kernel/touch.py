@@ -1,21 +1,46 @@
-"""The loop over a batch of touches: what a task does between two system calls."""
+"""The loop over a batch of touches: what a task does between two system calls.
 
-from epcgroup.kernel.fault import vma_fault
-from epcgroup.kernel.jit import kernel, syscall, u32_at
+Hits and plain reloads run in `touch_run`: reloads that fit below every limit, out of the task's own NUMA node
+and above the watermark cannot change anything but the page, so up to 16 of them only append to the list at
+first and are booked together (`load_run`). Everything else takes the general path, one fault at a time. Both
+are the same machine: docs/decisions/0004.
+"""
+
+from epcgroup.kernel.encl import list_of
+from epcgroup.kernel.fifo import block_get, fifo_take
+from epcgroup.kernel.jit import inline, kernel, prefetch, syscall, u32_at
 from epcgroup.kernel.ksgxd import ksgxd, run_deferred, run_works
+from epcgroup.kernel.ledger import free_va_slot
+from epcgroup.kernel.misc import headroom, misc_charge_many
+from epcgroup.kernel.ops import vma_fault
 from epcgroup.kernel.structs import (
+    C_BACKING_FREE,
     C_EACCEPT,
+    C_ELDU,
+    C_FAULT,
     EBUSY,
     K_MODIFIED,
     NIL,
+    NR_LOW_PAGES,
+    P_KNOWN,
     P_MAPPED,
+    P_NODE_SHIFT,
+    P_RESIDENT,
     P_YOUNG,
     SEGV,
+    TP_ELDU,
 )
+from epcgroup.kernel.tracepoint import trace
 
 # Flags of a touch batch.
 ACCESS = 1  # access the page after the fault; without it only the fault
 ACCEPT = 2  # EACCEPT it too
+ONLY_HITS = 4  # an access that faulted is not seen in the accessed bit (page caches count so; a processor does not)
+
+GRANT_MAX = 1 << 16
+AHEAD = 16  # touches ahead of which a page's state is fetched
+SKIP = 8  # touches looked at together: when all pages are mapped and young, nothing can change
+HIT = P_MAPPED | P_YOUNG
 
 
 @kernel
@@ -38,20 +63,188 @@ def touch_page(k, t, v, flags):
     if m.ptes == NIL:
         mapped = k.state[v] & P_MAPPED
     else:
-        mapped = k.ptes[m.ptes + v - k.encls[m.encl].base] & P_MAPPED
+        mapped = k.ptes[m.ptes + v - k.encls[m.encl].start] & P_MAPPED
     if mapped == 0:
         result = vma_fault(k, mm, v)
         if result != 0:
             return result
+        if flags & ONLY_HITS != 0:
+            flags &= ACCEPT
     if flags & ACCESS != 0:
         if m.ptes == NIL:
             k.state[v] |= P_YOUNG
         else:
-            k.ptes[m.ptes + v - k.encls[m.encl].base] |= P_YOUNG
+            k.ptes[m.ptes + v - k.encls[m.encl].start] |= P_YOUNG
     if flags & ACCEPT != 0:
         k.counters[C_EACCEPT] += 1
         k.kind[v] &= 255 ^ K_MODIFIED
     return 0
+
+
+@kernel
+def grant(k, e):
+    """Reloads of current's that are sure to succeed and to touch nothing else: no refusal, no fallback, no wake-up."""
+    g = k.g
+    encl = k.encls[e]
+    if encl.secs == NIL or (encl.lru_cgroup != g.cgroup and encl.lru_many == 0):
+        return 0
+    room = min(k.fifos[g.node].len, g.nr_free - NR_LOW_PAGES)
+    return headroom(k, g.cgroup, min(room, GRANT_MAX))
+
+
+@kernel
+def load_with_ledger(k, e, first, n):
+    """The ledger's part of n reloads: backing pages and VA slots go, frames come."""
+    g = k.g
+    freed = n
+    fifo_take(k, g.node, k.scan, 0, n)
+    for i in range(n):
+        v = k.slots[first + i]
+        place = k.place[v]
+        k.cgroups[place.who].backing -= 1
+        group = v >> 5
+        k.pcmd[group] -= 1
+        if k.pcmd[group] == 0:
+            k.cgroups[k.pcmd_who[group]].backing -= 1
+            freed += 1
+        free_va_slot(k, e, place.where)
+        place.where = k.scan[i]
+        place.who = g.cgroup
+    k.counters[C_BACKING_FREE] += freed
+    k.encls[e].backing -= freed
+
+
+@kernel
+def load_run(k, e, f, first, n):
+    """Book n reloads of enclave e, in order; their pages stand in slots[first:first + n]."""
+    g = k.g
+    encl = k.encls[e]
+    cgroup = g.cgroup
+    misc_charge_many(k, cgroup, n)
+    k.cgroups[cgroup].pages += n
+    if g.ledger != 0:
+        load_with_ledger(k, e, first, n)
+    else:
+        k.fifos[g.node].len -= n
+        if g.node != 0:
+            for slot in range(first, first + n):
+                k.state[k.slots[slot]] |= g.node << P_NODE_SHIFT
+        if encl.lru_many != 0:
+            for slot in range(first, first + n):
+                k.place[k.slots[slot]].who = cgroup
+    if g.tracing != 0:
+        for slot in range(first, first + n):
+            trace(k, TP_ELDU, e, k.slots[slot])
+    k.counters[C_ELDU] += n
+    k.counters[C_FAULT] += n
+    encl.child += n
+    encl.nr_resident += n
+    encl.nr_eldu += n
+    encl.nr_fault += n
+    q = k.fifos[f]
+    q.tail = first + n
+    q.len += n
+    g.nr_free -= n
+    g.nr_lru += n
+    g.progress += n
+
+
+@inline
+def open_block(k, f):
+    """Room at the tail of list f for an entry that comes now."""
+    q = k.fifos[f]
+    block = block_get(k)
+    if q.len != 0:
+        k.block_next[(q.tail - 1) >> 4] = block
+    else:
+        q.head = block << 4
+    q.tail = block << 4
+
+
+@kernel
+def touch_run(k, e, pages, at, n, new):
+    """Hits and granted reloads of the first process from touch `at` on; returns the touch that needs more than that.
+
+    `new` are the PTE bits of a page that was just mapped.
+    """
+    state = k.state
+    slots = k.slots
+    start = k.encls[e].start
+    f = list_of(k, k.g.cgroup)
+    q = k.fifos[f]
+    budget = grant(k, e)
+    ledger = k.g.ledger != 0
+    credit = 64
+    while at < n:
+        room = 0
+        if budget > 0:
+            if q.tail & 15 == 0 and state[start + pages[at]] == P_KNOWN:
+                open_block(k, f)
+                room = 16
+            else:
+                room = (0 - q.tail) & 15
+            room = min(room, budget)
+        tail = q.tail
+        while at < n:
+            if credit > 0 and at + SKIP <= n:
+                both = HIT
+                for i in range(SKIP):
+                    both &= state[start + pages[at + i]]
+                if both == HIT:
+                    at += SKIP
+                    credit = min(credit + 4, 64)
+                    continue
+                credit -= 1
+            end = min(at + 2 * SKIP, n)
+            stopped = False
+            while at < end:
+                v = start + pages[at]
+                prefetch(state, start + pages[min(at + AHEAD, n - 1)])
+                s = state[v]
+                miss = (s & P_MAPPED) ^ P_MAPPED
+                if (miss & ((s != P_KNOWN) | (room == 0))) != 0:
+                    stopped = True
+                    break
+                state[v] = s | (P_YOUNG & (miss - 1)) | (miss * (P_RESIDENT | new))
+                slots[tail & -miss] = v  # slot 0 belongs to no list
+                if ledger:
+                    prefetch(k.place, v & -miss)
+                tail += miss
+                room -= miss
+                at += 1
+            if stopped:
+                break
+        loaded = tail - q.tail
+        if loaded != 0:
+            budget -= loaded
+            load_run(k, e, f, q.tail, loaded)
+        if at == n:
+            break
+        v = start + pages[at]
+        s = state[v]
+        if s & (P_RESIDENT | P_MAPPED) == P_RESIDENT:
+            # A resident page that this process has not mapped: the fault only inserts the PTE.
+            k.counters[C_FAULT] += 1
+            k.encls[e].nr_fault += 1
+            state[v] = s | new
+            at += 1
+        elif s != P_KNOWN or budget <= 0:
+            break
+    return at
+
+
+@kernel
+def first_outside(pages, n, length):
+    """Touches before the first one outside the enclave."""
+    highest = 0
+    for i in range(n):
+        highest = max(highest, pages[i])
+    if highest < length:
+        return n
+    i = 0
+    while pages[i] < length:
+        i += 1
+    return i
 
 
 @syscall
@@ -65,28 +258,50 @@ def touch(k, t, address, n, flags, retries):
     g = k.g
     enter_task(k, t)
     pages = u32_at(address)
-    encl = k.encls[k.tasks[t].encl]
+    e = k.tasks[t].encl
+    encl = k.encls[e]
+    m = k.mms[k.tasks[t].mm]
+    simple = flags | ONLY_HITS == ACCESS | ONLY_HITS and m.ptes == NIL and m.detached == 0
+    inside = first_outside(pages, n, encl.length)
     g.status = 0
     g.retries = 0
-    for i in range(n):
-        page = pages[i]
-        if page >= encl.size:
-            g.status = -SEGV
-            return i
-        result = touch_page(k, t, encl.base + page, flags)
-        left = retries
-        while result == -EBUSY and left > 0 and g.fatal == 0:
+    new = P_MAPPED if flags & ONLY_HITS != 0 else HIT
+    i = 0
+    left = retries
+    while i < inside:
+        if simple:
+            reached = touch_run(k, e, pages, i, inside, new)
+            if reached != i:
+                i = reached
+                left = retries
+            if i == inside:
+                break
+        result = touch_page(k, t, encl.start + pages[i], flags)
+        if result == 0 and g.fatal == 0:
+            i += 1
+            left = retries
+        elif result == -EBUSY and left > 0 and g.fatal == 0:
             left -= 1
             g.retries += 1
-            signal = g.signal
-            run_deferred(k)
-            run_works(k)
-            if g.ksgxd_woken != 0:
-                ksgxd(k, 1 << 62)
-            enter_task(k, t)
-            g.signal = signal
-            result = touch_page(k, t, encl.base + page, flags)
-        if result != 0 or g.fatal != 0:
+            run_background(k, t)
+            if g.fatal != 0:
+                return i
+        else:
             g.status = result
             return i
-    return n
+    if i < n:
+        g.status = -SEGV
+    return i
+
+
+@kernel
+def run_background(k, t):
+    """What happens between two repeats of task t's fault: deferred work, queued works, a woken ksgxd."""
+    g = k.g
+    signal = g.signal
+    run_deferred(k)
+    run_works(k)
+    if g.ksgxd_woken != 0:
+        ksgxd(k, 1 << 62)
+    enter_task(k, t)
+    g.signal = signal

@@ -4,7 +4,7 @@ Mirrors v17 epc_cgroup.c. A limit lowered below usage frees nothing by itself; t
 """
 
 from epcgroup.kernel.cgroup import css_next_descendant_pre, lru, lru_empty, queue_work
-from epcgroup.kernel.jit import kernel
+from epcgroup.kernel.jit import kernel, operation
 from epcgroup.kernel.misc import misc_try_charge
 from epcgroup.kernel.reclaim import reclaim_pages
 from epcgroup.kernel.resched import cond_resched
@@ -41,8 +41,8 @@ def reclaim_subtree(k, root, nr):
         scanned += reclaim_pages(k, lru(next_cgroup(k, root)))
 
 
-@kernel
-def try_charge(k, cg, mode):
+@operation
+def try_charge(k, cg, mode, _c):
     """Charge one page to cg: 0, -ENOMEM, -ERESTARTSYS, or -EBUSY when this caller may not reclaim."""
     while True:
         if misc_try_charge(k, cg) == 0:
@@ -77,23 +77,26 @@ def should_reclaim(k, cg):
     return k.cgroups[cg].usage // PAGE >= limit
 
 
-@kernel
-def work_step(k, cg):
-    """One turn of cg's reclaim work; False when it is done."""
-    if not should_reclaim(k, cg):
-        return False
-    reclaim_subtree(k, cg, NR_TO_SCAN)
-    cond_resched(k)
-    return True
+@operation
+def work(k, cg, batches, _c):
+    """cg's queued reclaim work, for at most so many batches: 1 when it is done."""
+    for _ in range(batches):
+        if k.g.fatal != 0 or not should_reclaim(k, cg):
+            return 1
+        reclaim_subtree(k, cg, NR_TO_SCAN)
+        cond_resched(k)
+    return 0
 
 
-@kernel
-def reclaim_global(k):
+@operation
+def reclaim_global(k, _a, _b, _c):
     reclaim_subtree(k, 0, NR_TO_SCAN)
+    return 0
 
 
-@kernel
-def reclaim_direct(k):
+@operation
+def reclaim_direct(k, _a, _b, _c):
     """Before an SGX2 ioctl takes the enclave's lock: keep current's cgroup below its credit."""
     if should_reclaim(k, k.g.cgroup):
         reclaim_subtree(k, k.g.cgroup, NR_TO_SCAN)
+    return 0

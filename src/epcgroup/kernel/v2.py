@@ -7,10 +7,10 @@ HANG, never ours.
 
 from epcgroup.kernel.cgroup import css_next_descendant_pre, lru, lru_empty, queue_work
 from epcgroup.kernel.fifo import fifo_nr, fifo_peek_live, fifo_pop
-from epcgroup.kernel.jit import kernel
+from epcgroup.kernel.jit import kernel, operation, syscall
 from epcgroup.kernel.misc import misc_try_charge
 from epcgroup.kernel.oom import epc_cgroup_oom
-from epcgroup.kernel.reclaim import reclaim_candidates
+from epcgroup.kernel.ops import reclaim_candidates
 from epcgroup.kernel.resched import cond_resched
 from epcgroup.kernel.structs import (
     EBUSY,
@@ -92,12 +92,18 @@ def isolate_pages(k, root, n):
 
 
 @kernel
-def reclaim_subtree(k, root, nr, ignore_age):
+def reclaim_batch(k, root, nr, ignore_age):
     """Scan nr pages of root's subtree and write up to 32 of them; returns the pages written."""
     taken = isolate_pages(k, root, nr)
-    written = 0
-    if taken != 0:
-        written = reclaim_candidates(k, taken, NR_TO_RECLAIM_MAX, ignore_age)
+    if taken == 0:
+        return 0
+    return reclaim_candidates(k, taken, NR_TO_RECLAIM_MAX, ignore_age)
+
+
+@kernel
+def reclaim_subtree(k, root, nr, ignore_age):
+    """A batch and a reschedule, as a cgroup's charges, work and misc.max writes do."""
+    written = reclaim_batch(k, root, nr, ignore_age)
     cond_resched(k)
     return written
 
@@ -107,8 +113,8 @@ def clamp_scan(nr):
     return min(max(nr, NR_TO_SCAN), NR_TO_SCAN_MAX)
 
 
-@kernel
-def try_charge(k, cg, mode):
+@operation
+def try_charge(k, cg, mode, _c):
     """Charge one page to cg. The limit looked at is cg's own, even when an ancestor refused (defect D2)."""
     if cg == 0:
         misc_try_charge(k, 0)  # the answer is ignored, the page is uncharged later all the same (D14)
@@ -143,9 +149,9 @@ def try_charge(k, cg, mode):
             return -EBUSY
 
 
-@kernel
-def work(k, cg):
-    """cg's background reclaim, to its end. Only its own limit counts."""
+@operation
+def work(k, cg, batches, _c):
+    """cg's queued reclaim work; v2's runs to its end. Only its own limit counts."""
     fails = 0
     ignore_age = 0
     while True:
@@ -156,16 +162,16 @@ def work(k, cg):
             limit -= NR_TO_SCAN_MAX // 8
         usage = k.cgroups[cg].usage // PAGE
         if usage <= limit or k.g.fatal != 0:
-            return
+            return 1
         if reclaim_subtree(k, cg, clamp_scan(usage - limit), ignore_age) == 0:
             if lru_empty(k, cg):
-                return
+                return 1
             fails += 1
             if fails > IGNORE_AGE_THRESHOLD:
                 ignore_age = 1
 
 
-@kernel
+@syscall
 def max_write(k, cg):
     """After a new misc.max is stored: reclaim down to it, then kill enclaves, one victim a round."""
     limit = k.cgroups[cg].max // PAGE
@@ -188,11 +194,12 @@ def max_write(k, cg):
                     ignore_age = 1
 
 
-@kernel
-def reclaim_global(k):
-    reclaim_subtree(k, 0, NR_TO_SCAN, 0)
+@operation
+def reclaim_global(k, _a, _b, _c):
+    return reclaim_batch(k, 0, NR_TO_SCAN, 0)
 
 
-@kernel
-def reclaim_direct(k):
+@operation
+def reclaim_direct(k, _a, _b, _c):
     """v2 has no reclaim of current's cgroup before an ioctl."""
+    return 0

@@ -3,11 +3,10 @@
 What the guest did with a page (SECS, child of a SECS) is told by the caller; it decides whether EREMOVE works.
 """
 
-from epcgroup.kernel.alloc import alloc_epc_page
 from epcgroup.kernel.cgroup import css_get_page
 from epcgroup.kernel.encl import drop_unreclaimable, pin_page, record_unreclaimable, unpin_page
 from epcgroup.kernel.jit import kernel, syscall, u32_at
-from epcgroup.kernel.ksgxd import ksgxd, run_deferred, run_works
+from epcgroup.kernel.ops import alloc_epc_page
 from epcgroup.kernel.structs import (
     C_ENCLS_ERR,
     C_EREMOVE,
@@ -20,7 +19,7 @@ from epcgroup.kernel.structs import (
     SEGV,
     SIGBUS,
 )
-from epcgroup.kernel.touch import enter_task
+from epcgroup.kernel.touch import enter_task, run_background
 
 
 @kernel
@@ -49,7 +48,7 @@ def vepc_fault(k, t, ve, address, n, retries):
     g.retries = 0
     for i in range(n):
         page = pages[i]
-        if page >= k.vepcs[ve].size:
+        if page >= k.vepcs[ve].length:
             g.status = -SEGV
             return i
         result = vepc_fault_page(k, ve, page)
@@ -57,13 +56,9 @@ def vepc_fault(k, t, ve, address, n, retries):
         while result == -EBUSY and left > 0 and g.fatal == 0:
             left -= 1
             g.retries += 1
-            signal = g.signal
-            run_deferred(k)
-            run_works(k)
-            if g.ksgxd_woken != 0:
-                ksgxd(k, 1 << 62)
-            enter_task(k, t)
-            g.signal = signal
+            run_background(k, t)
+            if g.fatal != 0:
+                return i
             result = vepc_fault_page(k, ve, page)
         if result != 0 or g.fatal != 0:
             g.status = result
@@ -92,7 +87,7 @@ def vepc_remove_all(k, ve):
     """REMOVE_ALL: EREMOVE every page without freeing it; returns the SECS pages still pinned by children."""
     failures = 0
     vepc = k.vepcs[ve]
-    for at in range(vepc.map, vepc.map + vepc.size):
+    for at in range(vepc.map, vepc.map + vepc.length):
         if k.vmap[at] != 0 and not eremove_guest(k, k.vmap[at] - 1):
             failures += 1
     return failures
@@ -104,7 +99,7 @@ def vepc_release(k, ve):
     g = k.g
     vepc = k.vepcs[ve]
     for _ in range(2):
-        for at in range(vepc.map, vepc.map + vepc.size):
+        for at in range(vepc.map, vepc.map + vepc.length):
             if k.vmap[at] != 0 and eremove_guest(k, k.vmap[at] - 1):
                 unpin_page(k, k.vmap[at] - 1)
                 k.vmap[at] = 0
@@ -119,7 +114,7 @@ def vepc_release(k, ve):
         else:
             add_zombie(k, pin)
         pin = following
-    for at in range(vepc.map, vepc.map + vepc.size):
+    for at in range(vepc.map, vepc.map + vepc.length):
         if k.vmap[at] != 0:
             drop_unreclaimable(k, k.vmap[at] - 1)
             add_zombie(k, k.vmap[at] - 1)
