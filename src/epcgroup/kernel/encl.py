@@ -17,6 +17,7 @@ from epcgroup.kernel.structs import (
     C_EWB,
     C_EWB_NT,
     C_IPI,
+    C_IPI_CPU,
     E_CREATED,
     E_INIT,
     E_OOM,
@@ -214,6 +215,7 @@ def etrack(k, e):
         k.counters[C_EWB_NT] += 1
         if encl.flags & E_RUNNING != 0:
             k.counters[C_IPI] += 1
+            k.counters[C_IPI_CPU] += encl.cpus
             k.counters[C_EWB] += 1
             k.counters[C_EWB_NT] += 1
 

@@ -4,12 +4,12 @@ mainline.py, v2.py and v17.py have the same function names, so that one file tel
 """
 
 from epcgroup.kernel import alloc, encl, fault, mainline, reclaim, structs, v2, v17
-from epcgroup.kernel.jit import install
+from epcgroup.kernel.jit import Kernel, install
 
 _SERIES = {structs.MAINLINE: mainline, structs.V2: v2, structs.V17: v17}
 
 
-def install_operations(k):
+def install_operations(k: Kernel) -> None:
     """Boot: fill k.ops for the series of the machine."""
     own = _SERIES[k.g.series]
     for slot, function in {

@@ -51,6 +51,7 @@ COUNTERS = [
 NR_LOGGED = len(COUNTERS)
 COST_COUNTERS = ["age_scan", "refused", "eaccept", "ipi_cpu"]
 ALL_COUNTERS = COUNTERS + COST_COUNTERS
+NR_COUNTERS = len(ALL_COUNTERS)
 (C_ECREATE, C_EADD, C_EEXTEND, C_EINIT, C_EREMOVE, C_EBLOCK, C_ETRACK, C_EWB, C_EWB_NT, C_ELDU, C_EAUG, C_EPA,
  C_EMODT, C_EMODPR, C_IPI, C_BACKING_ALLOC, C_BACKING_FREE, C_FAULT, C_ENCLS_ERR,
  C_AGE_SCAN, C_REFUSED, C_EACCEPT, C_IPI_CPU) = range(len(ALL_COUNTERS))
@@ -166,10 +167,7 @@ GLOBALS = _record(
     ("status", "i8", "why the last batch stopped: 0 or a negative number"),
     ("batch", "i8", "number of the reclaim batch"),
     ("retries", "i8", "fault repeats used by the last batch"),
-    ("mode", "i8", "touch: flags"),
-    ("auto_work", "i8", "1: repeats of a fault run queued works and ksgxd"),
-    ("cycles_limit", "i8", "stop a touch batch when the task has used this many cycles; 0: never"),
-    ("stop", "i8", ""),
+    ("mhz", "i8", "timed: cycles a microsecond, for the histogram of stalls"),
 )
 
 CGROUP = _record(
@@ -240,6 +238,7 @@ ENCL = _record(
     ("backing", "i8", "shmem pages of its backing store"),
     ("lru_cgroup", "i8", "cgroup whose list has its pages"),
     ("lru_many", "i8", "1: lists of several cgroups may have its pages"),
+    ("cpus", "i8", "logical CPUs its threads run on, for the cost of an IPI"),
     ("tracked", "i8", "reclaim batch in which ETRACK was done"),
     ("task", "i8", "task that created it"),
     ("gone_next", "i8", "next on the mmu-notifier list"),
@@ -269,10 +268,11 @@ TASK = _record(
     ("node_has_epc", "i8", ""),
     ("encl", "i8", "its enclave, NIL for a virtual EPC owner"),
     ("mm", "i8", ""),
-    ("cycles", "i8", "cycles its page touches have cost"),
-    ("stall", "i8", "the part of cycles spent in faults"),
-    ("touches", "i8", "touches done"),
-    ("touch_cycles", "i8", "cycles one touch computes"),
+    ("cycles", "i8", "timed: cycles its touches and faults have cost"),
+    ("stall", "i8", "timed: the part of cycles spent in faults"),
+    ("open", "i8", "timed: cycles of the fault that has not succeeded yet"),
+    ("limit", "i8", "timed: stop when cycles reach this"),
+    ("touch_cycles", "i8", "timed: cycles one touch computes, at least 1"),
 )
 
 PIN = _record(

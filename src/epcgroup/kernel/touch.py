@@ -6,6 +6,7 @@ first and are booked together (`load_run`). Everything else takes the general pa
 are the same machine: docs/decisions/0004.
 """
 
+from epcgroup.kernel.cost import add_stalls, end_stall, spent
 from epcgroup.kernel.encl import list_of
 from epcgroup.kernel.fifo import block_get, fifo_take
 from epcgroup.kernel.jit import inline, kernel, prefetch, syscall, u32_at
@@ -162,19 +163,24 @@ def open_block(k, f):
 
 
 @kernel
-def touch_run(k, e, pages, at, n, new):
+def touch_run(k, t, pages, at, n, new, timed):
     """Hits and granted reloads of the first process from touch `at` on; returns the touch that needs more than that.
 
-    `new` are the PTE bits of a page that was just mapped.
+    `new` are the PTE bits of a page that was just mapped. Timed, it also stops when the task has used its cycles.
     """
     state = k.state
     slots = k.slots
+    task = k.tasks[t]
+    e = task.encl
     start = k.encls[e].start
     f = list_of(k, k.g.cgroup)
     q = k.fifos[f]
     budget = grant(k, e)
     ledger = k.g.ledger != 0
+    fault_cycles = k.costs[C_FAULT]
+    load_cycles = fault_cycles + k.costs[C_ELDU]
     credit = 64
+    last = n
     while at < n:
         room = 0
         if budget > 0:
@@ -184,9 +190,16 @@ def touch_run(k, e, pages, at, n, new):
             else:
                 room = (0 - q.tail) & 15
             room = min(room, budget)
+        if timed:
+            left = task.limit - task.cycles
+            if left <= 0:
+                return at
+            last = min(n, at + left // task.touch_cycles + 1)
+            room = min(room, left // (load_cycles + 1) + 1)
         tail = q.tail
-        while at < n:
-            if credit > 0 and at + SKIP <= n:
+        begun = at
+        while at < last:
+            if credit > 0 and at + SKIP <= last:
                 both = HIT
                 for i in range(SKIP):
                     both &= state[start + pages[at + i]]
@@ -195,7 +208,7 @@ def touch_run(k, e, pages, at, n, new):
                     credit = min(credit + 4, 64)
                     continue
                 credit -= 1
-            end = min(at + 2 * SKIP, n)
+            end = min(at + 2 * SKIP, last)
             stopped = False
             while at < end:
                 v = start + pages[at]
@@ -218,16 +231,30 @@ def touch_run(k, e, pages, at, n, new):
         if loaded != 0:
             budget -= loaded
             load_run(k, e, f, q.tail, loaded)
+        if timed:
+            task.cycles += (at - begun) * task.touch_cycles + loaded * load_cycles
+            if loaded != 0:
+                task.stall += loaded * load_cycles
+                # The first may be one that had been refused and repeated.
+                add_stalls(k, t, loaded - 1, load_cycles)
+                add_stalls(k, t, 1, load_cycles + task.open)
+                task.open = 0
         if at == n:
             break
         v = start + pages[at]
         s = state[v]
-        if s & (P_RESIDENT | P_MAPPED) == P_RESIDENT:
+        if s & P_MAPPED != 0:
+            continue
+        if s & P_RESIDENT != 0:
             # A resident page that this process has not mapped: the fault only inserts the PTE.
             k.counters[C_FAULT] += 1
             k.encls[e].nr_fault += 1
             state[v] = s | new
             at += 1
+            if timed:
+                task.cycles += fault_cycles + task.touch_cycles
+                task.stall += fault_cycles
+                add_stalls(k, t, 1, fault_cycles)
         elif s != P_KNOWN or budget <= 0:
             break
     return at
@@ -255,12 +282,26 @@ def touch(k, t, address, n, flags, retries):
     to be repeated is, up to so many times a page, after deferred work, queued works and a woken ksgxd have run;
     g.retries counts.
     """
+    return touch_batch(k, t, address, n, flags, retries, False)
+
+
+@syscall
+def touch_timed(k, t, address, n):
+    """As touch, with accesses, until the task has used task.limit cycles: what a thread does in a time slice.
+
+    A fault to be repeated is repeated at once, as a processor does, until the slice is over: g.status is then -EBUSY.
+    """
+    return touch_batch(k, t, address, n, ACCESS, 0, True)
+
+
+@kernel
+def touch_batch(k, t, address, n, flags, retries, timed):
     g = k.g
     enter_task(k, t)
     pages = u32_at(address)
-    e = k.tasks[t].encl
-    encl = k.encls[e]
-    m = k.mms[k.tasks[t].mm]
+    task = k.tasks[t]
+    encl = k.encls[task.encl]
+    m = k.mms[task.mm]
     simple = flags | ONLY_HITS == ACCESS | ONLY_HITS and m.ptes == NIL and m.detached == 0
     inside = first_outside(pages, n, encl.length)
     g.status = 0
@@ -270,24 +311,36 @@ def touch(k, t, address, n, flags, retries):
     left = retries
     while i < inside:
         if simple:
-            reached = touch_run(k, e, pages, i, inside, new)
+            reached = touch_run(k, t, pages, i, inside, new, timed)
             if reached != i:
                 i = reached
                 left = retries
+                g.status = 0
             if i == inside:
                 break
+        if timed and task.cycles >= task.limit:
+            return i
+        before = spent(k) if timed else 0
         result = touch_page(k, t, encl.start + pages[i], flags)
+        if timed:
+            stall = spent(k) - before
+            task.cycles += stall
+            task.stall += stall
+            task.open += stall
+        g.status = result
         if result == 0 and g.fatal == 0:
             i += 1
             left = retries
+            if timed:
+                task.cycles += task.touch_cycles
+                end_stall(k, t)
+        elif timed and result == -EBUSY and stall != 0 and g.fatal == 0:
+            continue
         elif result == -EBUSY and left > 0 and g.fatal == 0:
             left -= 1
             g.retries += 1
             run_background(k, t)
-            if g.fatal != 0:
-                return i
         else:
-            g.status = result
             return i
     if i < n:
         g.status = -SEGV

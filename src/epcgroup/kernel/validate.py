@@ -3,7 +3,8 @@
 `validate_everything` takes a Kernel, or a machine that has one as `k`, and fails with what is wrong and where. Each
 `validate_*` states one room's rules: frames, lists, the block pool, the cgroup tree, charges, enclaves, address
 spaces, version slots, backing store, pinned pages, virtual EPC, queued work. Slow: it walks everything. A machine that
-died (OOPS, HANG) stopped in the middle of an operation and is not looked at.
+died (OOPS, HANG) stopped in the middle of an operation and is not looked at. Without the ledger (ledger.py) frames are
+only counted by node, and there are no version slots and backing pages to look at.
 """
 
 from itertools import pairwise
@@ -22,6 +23,7 @@ from epcgroup.kernel.structs import (
     NIL,
     P_KNOWN,
     P_MAPPED,
+    P_NODE_SHIFT,
     P_NOT_ENCLAVE,
     P_RESIDENT,
     P_STALE,
@@ -131,6 +133,14 @@ def resident_pages(k):
     return np.flatnonzero(k.state[0 : len(k.state)] & P_RESIDENT)
 
 
+def charged_to(k, v):
+    """The cgroup a resident page is charged to."""
+    encl = k.encls[k.encl_of[v >> 5]]
+    if k.g.ledger != 0 or encl.lru_many != 0:
+        return k.place[v].who
+    return encl.lru_cgroup
+
+
 def swapped_pages(k, e):
     """encl_pages of an enclave that were written out, its SECS included."""
     encl = k.encls[e]
@@ -174,6 +184,9 @@ def validate_globals(k):
 def validate_frames(k):
     """Every frame is in one place: on its node's free list, on its poison list, or in use once."""
     g = k.g
+    if g.ledger == 0:
+        count_frames(k)
+        return
     poison = np.unpackbits(k.poison[0 : len(k.poison)], bitorder="little")[: g.nr_frames]
     owner = np.zeros(g.nr_frames, np.int64)
     node_of = np.zeros(g.nr_frames, np.int64)
@@ -200,11 +213,26 @@ def validate_frames(k):
     assert free + len(idle) == g.nr_free, f"{free} free and {len(idle)} poisoned idle pages, nr_free says {g.nr_free}"
 
 
+def count_frames(k):
+    """Without the ledger: each node's frames are free or in use."""
+    g = k.g
+    used = [k.state[int(v)] >> P_NODE_SHIFT for v in resident_pages(k)] + [k.pins[pin].frame for pin in used_pins(k)]
+    free = 0
+    for node in range(g.nr_nodes):
+        n = k.fifos[node].len
+        assert n + used.count(node) == k.nodes[node].nr_frames, f"node {node}: {n} free, {used.count(node)} in use"
+        free += n
+    assert free == g.nr_free, f"{free} free pages, nr_free says {g.nr_free}"
+    assert g.nr_poison == 0, "poison without the ledger"
+    elsewhere = k.state[0 : len(k.state)] >> P_NODE_SHIFT != 0
+    assert not (elsewhere & (k.state[0 : len(k.state)] & P_RESIDENT == 0)).any(), "a page that is out has a node"
+
+
 def validate_blocks(k):
     """Every block of the pool belongs to one list or is free; empty lists have none."""
     g = k.g
     seen = []
-    for f in range(FIRST_CGROUP_FIFO + g.nr_cgroups):
+    for f in range(0 if g.ledger else FIRST_CGROUP_FIFO, FIRST_CGROUP_FIFO + g.nr_cgroups):
         q = k.fifos[f]
         slots = slots_of(k, f)
         if not slots:
@@ -234,12 +262,12 @@ def validate_lists(k):
         seen += pages
         for v in pages:
             assert k.state[v] & P_RESIDENT, f"page {v} on the list of cgroup {c} is not resident"
-            charged = 0 if g.series == MAINLINE else k.place[v].who
+            charged = 0 if g.series == MAINLINE else charged_to(k, v)
             assert charged == c, f"page {v} on the list of cgroup {c} is charged to {charged}"
     assert total == g.nr_lru, f"{total} pages on lists, nr_lru says {g.nr_lru}"
     assert len(set(seen)) == len(seen), "a page is on a list twice"
     missing = {int(v) for v in resident_pages(k)} - set(seen)
-    if g.series == MAINLINE:
+    if g.series == MAINLINE and g.ledger:
         missing = {v for v in missing if not (k.poison[k.place[v].where >> 3] >> (k.place[v].where & 7)) & 1}
     assert not missing, f"resident pages {sorted(missing)} are on no list"
     tombs = {k.tombs[i].page for i in range(g.nr_tombs)}
@@ -274,7 +302,7 @@ def validate_references(k):
     """What keeps a cgroup alive is counted right, and a removed cgroup that nothing keeps is on the release list."""
     rows = np.array(k.cgroups["used"])
     pages = np.zeros(len(rows), np.int64)
-    np.add.at(pages, [k.place[int(v)].who for v in resident_pages(k)], 1)
+    np.add.at(pages, [charged_to(k, int(v)) for v in resident_pages(k)], 1)
     np.add.at(pages, [k.pins[pin].cgroup for pin in used_pins(k)], 1)
     tasks = np.zeros(len(rows), np.int64)
     np.add.at(tasks, [k.tasks[t].cgroup for t in used_rows(k.tasks)], 1)
@@ -379,6 +407,8 @@ def validate_address_spaces(k):
 
 def validate_va_pages(k):
     """Slots in use are the pages written out, slot by slot; pages with free slots stand before full ones."""
+    if k.g.ledger == 0:
+        return
     for e in used_rows(k.encls):
         vas = va_list(k, e)
         used = dict.fromkeys(vas, 0)
@@ -401,6 +431,9 @@ def validate_va_pages(k):
 
 def validate_backing(k):
     """Shmem pages are the contents of what is written out and one metadata page for each 32 of those."""
+    if k.g.ledger == 0:
+        assert k.counters[C_BACKING_ALLOC] == k.counters[C_BACKING_FREE] == 0
+        return
     charged = np.zeros(len(k.cgroups), np.int64)
     total = 0
     for e in used_rows(k.encls):
