@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from epcgroup import interface
 from epcgroup.errors import ERESTARTSYS, MachineError
-from epcgroup.kernel import cgroup, epc_page, ioctl, ksgxd, memory_failure, structs, touch, v2, virt
+from epcgroup.kernel import cgroup, cost, epc_page, ioctl, ksgxd, memory_failure, structs, touch, v2, virt
 from epcgroup.kernel.jit import Kernel
 from epcgroup.kernel.series import install_operations
 from epcgroup.trace import STALL_BUCKETS
@@ -51,6 +51,16 @@ class Batch(NamedTuple):
     done: int
     stop: str | None
     retries: int = 0
+
+
+class Slice(NamedTuple):
+    """What a thread did in a time slice."""
+
+    done: int  # touches
+    stop: str | None  # None, "EBUSY" (its fault is still being repeated) or what killed it
+    cycles: int  # used
+    stall: int  # the part of cycles spent in faults
+    blocked: bool  # a fault is open
 
 
 class MachineDead(Exception):
@@ -124,8 +134,8 @@ class _Ranges:
 class Machine:
     """An SGX machine. `series` is fixed at boot; sizes are pages.
 
-    `ledger=False` boots a machine that does not keep which frame a page has, its VA slot and its backing pages: the same
-    decisions at a third of the cost, but no `poison`, no backing_* counters, and no such fields in a dump.
+    `ledger=False` boots a machine that does not keep which frame a page has, its VA slot and its backing pages: the
+    same decisions at a third of the cost, but no `poison`, no backing_* counters, and no such fields in a dump.
     `tracing` keeps the exact order of pages written and loaded for `drain`. `enclave_pages` reserves room for so many
     enclave pages (tables grow by themselves, but growing a huge one copies it). `patience` is the number of reschedules
     without progress after which a loop is taken for endless: a task gets a signal, a kernel thread is a HANG.
@@ -194,6 +204,7 @@ class Machine:
         self.k = k = Kernel(sizes)
         self._nr_frames = frames
         g = k.g
+        self._g = k.g._record
         g.series = SERIES[series]
         g.sgx2 = int(sgx2)
         g.nr_frames = frames
@@ -603,9 +614,10 @@ class Machine:
         self._range(task, first, count, verb)
         return self._batch(ioctl.sgx2_ioctl(self.k, task.row, what, first, count))
 
-    def run(self, id: str, on: bool = True) -> None:
-        """Threads run inside the enclave (EWB then needs IPIs); EAGAIN while its SECS is swapped out."""
+    def run(self, id: str, on: bool = True, cpus: int = 1) -> None:
+        """Threads run inside the enclave, on so many CPUs (EWB needs IPIs); EAGAIN while its SECS is swapped out."""
         encl = self._encl(self._task(id))
+        encl.cpus = cpus
         if encl.secs == structs.NIL:
             raise MachineError(errno.EAGAIN, f"run enclave {id!r}: its SECS is swapped out")
         encl.flags = (encl.flags | structs.E_RUNNING) if on else (encl.flags & ~structs.E_RUNNING)
@@ -791,6 +803,111 @@ class Machine:
         """Was ksgxd woken since the last call?"""
         woke, self.k.g.woke = bool(self.k.g.woke), 0
         return woke
+
+    # ---- simulated time -----------------------------------------------------------------------------
+
+    def set_costs(self, cycles: dict[str, int], mhz: int) -> None:
+        """What each counted operation costs, in cycles, for `spent`, `slice` and stalls; no decision depends on it."""
+        for i, name in enumerate(ALL_COUNTERS):
+            self.k.costs[i] = cycles.get(name, 0)
+        self.k.g.mhz = mhz
+
+    def spent(self) -> int:
+        """Cycles of everything since boot."""
+        return int(cost.spent(self.k))
+
+    def add_thread(self, id: str) -> int:
+        """Another thread of process `id`, with an account of its own: its row for `slice`. Ends with the process."""
+        task = self._task(id)
+        row = self._row("tasks")
+        k = self.k
+        k.tasks.array[row] = k.tasks.array[task.row]
+        for field in ("cycles", "stall", "open", "limit"):
+            setattr(k.tasks[row], field, 0)
+        k.stalls[row * STALL_BUCKETS : (row + 1) * STALL_BUCKETS] = 0
+        return row
+
+    def end_thread(self, row: int) -> None:
+        self.k.tasks[row].used = 0
+
+    def task_row(self, id: str) -> int:
+        """The row of process `id` (or virtual EPC owner) for `slice`."""
+        return (self.tasks.get(id) or self._vepc(id)).row
+
+    def slice(self, row: int, address: int, n: int, cycles: int, touch_cycles: int) -> Slice:
+        """Touches of a thread, n uint32 page offsets at `address`, each computing touch_cycles, until it has used so
+        many cycles."""
+        k = self.k
+        task = k.tasks.array[row]
+        begun, stalled = int(task["cycles"]), int(task["stall"])
+        task["limit"] = begun + cycles
+        task["touch_cycles"] = touch_cycles
+        done = int(touch.touch_timed(k, row, address, n))
+        g = self._g
+        if g["fatal"]:
+            self._checked()
+        if g["dead_head"] != structs.NIL:
+            self.settle()
+        status = -int(g["status"])
+        return Slice(
+            done,
+            None if status == 0 else _STOPS.get(status) or _errno_name(status),
+            int(task["cycles"]) - begun,
+            int(task["stall"]) - stalled,
+            bool(task["open"]),
+        )
+
+    def add_to_stall(self, row: int, cycles: int) -> None:
+        """The fault that a thread is repeating lasts so much longer (it waited for a CPU)."""
+        self.k.tasks.array[row]["open"] += cycles
+
+    def woken(self) -> tuple[bool, bool]:
+        """Somebody has woken ksgxd; reclaim works are queued."""
+        g = self._g
+        return bool(g["ksgxd_woken"]), bool(g["nr_works"])
+
+    def stall_histogram(self, row: int) -> npt.NDArray[np.int64]:
+        """Faults of a thread by duration (trace.py)."""
+        counts: npt.NDArray[np.int64] = self.k.stalls[row * STALL_BUCKETS : (row + 1) * STALL_BUCKETS]
+        return counts.copy()
+
+    def work_batch(self, row: int) -> bool:
+        """One batch of the reclaim work of a cgroup row (v2: all of it); True when it is done."""
+        done = bool(ksgxd.work_batches(self.k, row, 1))
+        self.settle()
+        self._checked()
+        return done
+
+    def next_work(self) -> int | None:
+        """Take the next queued work off the queue: its cgroup row."""
+        row = int(ksgxd.next_work(self.k))
+        return None if row == structs.NIL else row
+
+    def enclave_counters(self, id: str) -> dict[str, int]:
+        """What the enclave of process `id` has done since it was created, regular pages only."""
+        encl = self._encl(self._task(id))
+        return {
+            "page_ins": encl.nr_eldu,
+            "page_outs": encl.nr_ewb,
+            "page_outs_by_others": encl.nr_ewb_others,  # by another enclave's task or a kernel thread
+            "faults": encl.nr_fault,
+            "grown": encl.nr_eaug,
+        }
+
+    def refused_charges(self, path: str) -> int:
+        """misc.events of a cgroup as a number."""
+        return int(self.k.cgroups[self._cgroup(path)].events)
+
+    def was_killed(self, id: str) -> bool:
+        """v2: the OOM path has zapped the enclave of process `id`."""
+        return bool(self._encl(self._task(id)).flags & structs.E_OOM)
+
+    def pages_by_node(self, id: str) -> dict[int, int]:
+        """Resident regular pages of an enclave by NUMA node (a machine without ledger)."""
+        enclave = self.enclaves[id]
+        state = self.k.state[enclave.base : enclave.base + enclave.nr_pages]
+        nodes = state[(state & structs.P_RESIDENT) != 0] >> structs.P_NODE_SHIFT
+        return {self.node_ids[row]: int(n) for row, n in enumerate(np.bincount(nodes)) if n}
 
     # ---- what happened ---------------------------------------------------------------------------
 

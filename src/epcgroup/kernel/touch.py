@@ -1,13 +1,15 @@
 """The loop over a batch of touches: what a task does between two system calls.
 
-Hits and plain reloads run in `touch_run`: reloads that fit below every limit, out of the task's own NUMA node
-and above the watermark cannot change anything but the page, so up to 16 of them only append to the list at
-first and are booked together (`load_run`). Everything else takes the general path, one fault at a time. Both
-are the same machine: docs/decisions/0004.
+Hits and plain reloads run in `touch_run`: reloads that fit below every limit and into one NUMA node's free pages
+cannot change anything but the page, so they only append to the list at first and are booked together
+(`book_pages`). Everything else takes the general path, one fault at a time. Both are the same machine:
+docs/decisions/0004.
 """
 
+from epcgroup.kernel.alloc import wake_ksgxd
 from epcgroup.kernel.cost import add_stalls, end_stall, spent
 from epcgroup.kernel.encl import list_of
+from epcgroup.kernel.epc_page import free_node
 from epcgroup.kernel.fifo import block_get, fifo_take
 from epcgroup.kernel.jit import inline, kernel, prefetch, syscall, u32_at
 from epcgroup.kernel.ksgxd import ksgxd, run_deferred, run_works
@@ -22,7 +24,6 @@ from epcgroup.kernel.structs import (
     EBUSY,
     K_MODIFIED,
     NIL,
-    NR_LOW_PAGES,
     P_KNOWN,
     P_MAPPED,
     P_NODE_SHIFT,
@@ -40,6 +41,7 @@ ONLY_HITS = 4  # an access that faulted is not seen in the accessed bit (page ca
 
 GRANT_MAX = 1 << 16
 AHEAD = 16  # touches ahead of which a page's state is fetched
+SKIP_CREDIT = 64
 SKIP = 8  # touches looked at together: when all pages are mapped and young, nothing can change
 HIT = P_MAPPED | P_YOUNG
 
@@ -83,22 +85,21 @@ def touch_page(k, t, v, flags):
 
 
 @kernel
-def grant(k, e):
-    """Reloads of current's that are sure to succeed and to touch nothing else: no refusal, no fallback, no wake-up."""
+def grant(k, e, node):
+    """Pages of NUMA node `node` that current can put into enclave e for certain: nothing refuses, no list runs dry."""
     g = k.g
     encl = k.encls[e]
     if encl.secs == NIL or (encl.lru_cgroup != g.cgroup and encl.lru_many == 0):
         return 0
-    room = min(k.fifos[g.node].len, g.nr_free - NR_LOW_PAGES)
-    return headroom(k, g.cgroup, min(room, GRANT_MAX))
+    return headroom(k, g.cgroup, min(k.fifos[node].len, GRANT_MAX))
 
 
 @kernel
-def load_with_ledger(k, e, first, n):
+def load_with_ledger(k, e, node, first, n):
     """The ledger's part of n reloads: backing pages and VA slots go, frames come."""
     g = k.g
     freed = n
-    fifo_take(k, g.node, k.scan, 0, n)
+    fifo_take(k, node, k.scan, 0, n)
     for i in range(n):
         v = k.slots[first + i]
         place = k.place[v]
@@ -115,39 +116,39 @@ def load_with_ledger(k, e, first, n):
     k.encls[e].backing -= freed
 
 
-@kernel
-def load_run(k, e, f, first, n):
-    """Book n reloads of enclave e, in order; their pages stand in slots[first:first + n]."""
-    g = k.g
-    encl = k.encls[e]
-    cgroup = g.cgroup
-    misc_charge_many(k, cgroup, n)
-    k.cgroups[cgroup].pages += n
-    if g.ledger != 0:
-        load_with_ledger(k, e, first, n)
-    else:
-        k.fifos[g.node].len -= n
-        if g.node != 0:
-            for slot in range(first, first + n):
-                k.state[k.slots[slot]] |= g.node << P_NODE_SHIFT
-        if encl.lru_many != 0:
-            for slot in range(first, first + n):
-                k.place[k.slots[slot]].who = cgroup
-    if g.tracing != 0:
+@inline
+def append_loads(k, e, f, node, n):
+    """n reloads of enclave e whose pages stand behind the tail of list f join it, with what is kept a page."""
+    q = k.fifos[f]
+    first = q.tail
+    if k.g.ledger != 0:
+        load_with_ledger(k, e, node, first, n)
+    elif k.encls[e].lru_many != 0:
+        for slot in range(first, first + n):
+            k.place[k.slots[slot]].who = k.g.cgroup
+    if k.g.tracing != 0:
         for slot in range(first, first + n):
             trace(k, TP_ELDU, e, k.slots[slot])
-    k.counters[C_ELDU] += n
-    k.counters[C_FAULT] += n
-    encl.child += n
-    encl.nr_resident += n
-    encl.nr_eldu += n
-    encl.nr_fault += n
-    q = k.fifos[f]
     q.tail = first + n
     q.len += n
-    g.nr_free -= n
-    g.nr_lru += n
+
+
+@kernel
+def book_pages(k, e, node, n):
+    """Charge and count n granted pages that enclave e has got from a node."""
+    g = k.g
+    encl = k.encls[e]
+    misc_charge_many(k, g.cgroup, n)
+    k.cgroups[g.cgroup].pages += n
+    if g.ledger == 0:
+        k.fifos[node].len -= n
+    encl.child += n
+    encl.nr_resident += n
     g.progress += n
+    g.nr_free -= n
+    g.nr_lru += n - 1
+    wake_ksgxd(k)  # by the last of them, which is not on a list yet
+    g.nr_lru += 1
 
 
 @inline
@@ -168,21 +169,29 @@ def touch_run(k, t, pages, at, n, new, timed):
 
     `new` are the PTE bits of a page that was just mapped. Timed, it also stops when the task has used its cycles.
     """
+    g = k.g
     state = k.state
     slots = k.slots
     task = k.tasks[t]
     e = task.encl
     start = k.encls[e].start
-    f = list_of(k, k.g.cgroup)
+    f = list_of(k, g.cgroup)
     q = k.fifos[f]
-    budget = grant(k, e)
-    ledger = k.g.ledger != 0
+    ledger = g.ledger != 0
+    node = free_node(k)
+    budget = grant(k, e, node)
+    granted = budget
+    loaded_bits = P_RESIDENT | new | (0 if ledger else node << P_NODE_SHIFT)
     fault_cycles = k.costs[C_FAULT]
     load_cycles = fault_cycles + k.costs[C_ELDU]
-    credit = 64
+    credit = min(g.skip_credit + 1, SKIP_CREDIT)
     last = n
     while at < n:
+        left = task.limit - task.cycles
+        if timed and left <= 0:
+            break
         room = 0
+        # A block that is opened here is certain to get the entry that comes now.
         if budget > 0:
             if q.tail & 15 == 0 and state[start + pages[at]] == P_KNOWN:
                 open_block(k, f)
@@ -191,9 +200,6 @@ def touch_run(k, t, pages, at, n, new, timed):
                 room = (0 - q.tail) & 15
             room = min(room, budget)
         if timed:
-            left = task.limit - task.cycles
-            if left <= 0:
-                return at
             last = min(n, at + left // task.touch_cycles + 1)
             room = min(room, left // (load_cycles + 1) + 1)
         tail = q.tail
@@ -205,7 +211,7 @@ def touch_run(k, t, pages, at, n, new, timed):
                     both &= state[start + pages[at + i]]
                 if both == HIT:
                     at += SKIP
-                    credit = min(credit + 4, 64)
+                    credit = min(credit + 4, SKIP_CREDIT)
                     continue
                 credit -= 1
             end = min(at + 2 * SKIP, last)
@@ -218,7 +224,7 @@ def touch_run(k, t, pages, at, n, new, timed):
                 if (miss & ((s != P_KNOWN) | (room == 0))) != 0:
                     stopped = True
                     break
-                state[v] = s | (P_YOUNG & (miss - 1)) | (miss * (P_RESIDENT | new))
+                state[v] = s | (P_YOUNG & (miss - 1)) | (miss * loaded_bits)
                 slots[tail & -miss] = v  # slot 0 belongs to no list
                 if ledger:
                     prefetch(k.place, v & -miss)
@@ -230,7 +236,7 @@ def touch_run(k, t, pages, at, n, new, timed):
         loaded = tail - q.tail
         if loaded != 0:
             budget -= loaded
-            load_run(k, e, f, q.tail, loaded)
+            append_loads(k, e, f, node, loaded)
         if timed:
             task.cycles += (at - begun) * task.touch_cycles + loaded * load_cycles
             if loaded != 0:
@@ -257,6 +263,14 @@ def touch_run(k, t, pages, at, n, new, timed):
                 add_stalls(k, t, 1, fault_cycles)
         elif s != P_KNOWN or budget <= 0:
             break
+    g.skip_credit = credit
+    if budget != granted:
+        n = granted - budget
+        book_pages(k, e, node, n)
+        k.counters[C_ELDU] += n
+        k.counters[C_FAULT] += n
+        k.encls[e].nr_eldu += n
+        k.encls[e].nr_fault += n
     return at
 
 
@@ -306,6 +320,7 @@ def touch_batch(k, t, address, n, flags, retries, timed):
     inside = first_outside(pages, n, encl.length)
     g.status = 0
     g.retries = 0
+    g.skip_credit = SKIP_CREDIT
     new = P_MAPPED if flags & ONLY_HITS != 0 else HIT
     i = 0
     left = retries
@@ -340,6 +355,8 @@ def touch_batch(k, t, address, n, flags, retries, timed):
             left -= 1
             g.retries += 1
             run_background(k, t)
+            if g.fatal != 0:
+                return i
         else:
             return i
     if i < n:
