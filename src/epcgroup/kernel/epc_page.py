@@ -27,21 +27,30 @@ def is_poisoned(k, frame):
     return k.g.nr_poison != 0 and (k.poison[frame >> 3] >> (frame & 7)) & 1 != 0
 
 
+@inline
+def free_node(k):
+    """The node that the next free frame comes from: current's, else cyclically the next that has one."""
+    node = k.g.node
+    for _ in range(k.g.nr_nodes - 1):
+        if k.fifos[node].len != 0:
+            break
+        node += 1
+        if node == k.g.nr_nodes:
+            node = 0
+    return node
+
+
 @kernel
 def take_epc_page(k):
     """A free frame, from current's NUMA node if it has one, else cyclically from the others; NIL when all are empty."""
     g = k.g
-    node = g.node
-    for _ in range(g.nr_nodes):
-        if k.fifos[node].len != 0:
-            g.nr_free -= 1
-            if g.ledger == 0:
-                k.fifos[node].len -= 1
-                return node
-            return fifo_pop(k, node)
-        node += 1
-        if node == g.nr_nodes:
-            node = 0
+    node = free_node(k)
+    if k.fifos[node].len != 0:
+        g.nr_free -= 1
+        if g.ledger == 0:
+            k.fifos[node].len -= 1
+            return node
+        return fifo_pop(k, node)
     if g.series != MAINLINE and g.node_has_epc == 0:
         g.fatal = HANG  # until after v17's base the walk ended only at the task's node, which is not in the mask
     return NIL

@@ -26,18 +26,19 @@ from epcgroup.kernel.structs import (
     NIL,
     NR_TO_SCAN,
     NR_TO_SCAN_MAX,
-    P_KNOWN,
     P_MAPPED,
     P_NODE_SHIFT,
     P_NOT_ENCLAVE,
     P_RESIDENT,
-    P_STALE,
     P_YOUNG,
     P_YOUNG_SHIFT,
     TP_EWB,
     V2,
 )
 from epcgroup.kernel.tracepoint import trace
+
+# What a page loses when it leaves the EPC, its node included.
+P_ON_EPC = P_RESIDENT | P_MAPPED | P_NOT_ENCLAVE | (3 << P_NODE_SHIFT)
 
 
 @inline
@@ -68,11 +69,12 @@ def one_simple_enclave(k, n):
     encl = k.encls[e]
     if encl.nr_mms != 1 or k.mms[encl.mm_head].ptes != NIL or encl.child <= n:
         return NIL
-    low, high = encl.start, encl.start + encl.length
+    low, last = encl.start, encl.start + encl.length - 1
+    outside = 0
     for i in range(n):
-        if not low <= k.scan[i] < high:
-            return NIL
-    return e
+        v = k.scan[i]
+        outside |= (v - low) | (last - v)
+    return e if outside >= 0 else NIL
 
 
 @kernel
@@ -83,41 +85,32 @@ def reclaim_simple(k, e, n, ignore_age):
     """
     g = k.g
     encl = k.encls[e]
-    state = k.state
-    scan = k.scan
-    ledger = g.ledger != 0 or encl.lru_many != 0
-    chosen = 0
-    kept = 0
-    for i in range(n):
-        v = scan[i]
-        s = state[v]
-        young = (s >> P_YOUNG_SHIFT) & (1 ^ ignore_age) & 1
-        state[v] = s & (255 ^ (young << P_YOUNG_SHIFT))
-        scan[chosen] = v
-        scan[NR_TO_SCAN_MAX + kept] = v
-        if ledger:
-            prefetch(k.place, v)
-        kept += young
-        chosen += 1 ^ young
+    old = P_YOUNG & (ignore_age - 1)  # the bit that saves a page
+    if g.ledger != 0 or encl.lru_many != 0:
+        chosen = age_with_ledger(k, n, old)
+    else:
+        chosen = age_and_write(k, n, old)
+    kept = n - chosen
     if ignore_age == 0:
         k.counters[C_AGE_SCAN] += n
-    g.progress += kept + chosen
+    g.progress += n
     if kept != 0:
         if g.series == V2 or encl.lru_many != 0:
             for i in range(kept):
-                put_back(k, scan[NR_TO_SCAN_MAX + i])
+                put_back(k, k.scan[NR_TO_SCAN_MAX + i])
         else:
-            fifo_append(k, list_of(k, encl.lru_cgroup), scan, NR_TO_SCAN_MAX, kept)
+            fifo_append(k, list_of(k, encl.lru_cgroup), k.scan, NR_TO_SCAN_MAX, kept)
             g.nr_lru += kept
     if chosen == 0:
         return 0
     k.counters[C_EBLOCK] += chosen
     etrack(k, e)
     k.counters[C_EWB] += chosen
-    if ledger:
+    if g.ledger != 0 or encl.lru_many != 0:
         write_with_ledger(k, e, chosen)
     else:
-        write_without_ledger(k, e, chosen)
+        g.nr_free += chosen
+        uncharge_pages(k, encl.lru_cgroup, chosen)
     encl.child -= chosen
     encl.nr_resident -= chosen
     encl.nr_ewb += chosen
@@ -125,26 +118,51 @@ def reclaim_simple(k, e, n, ignore_age):
         encl.nr_ewb_others += chosen
     if g.tracing != 0:
         for i in range(chosen):
-            trace(k, TP_EWB, e, scan[i])
+            trace(k, TP_EWB, e, k.scan[i])
     return chosen
 
 
-@kernel
-def write_without_ledger(k, e, n):
-    """The n pages in scan leave the EPC: of each only its node and its charge come back."""
+@inline
+def age_with_ledger(k, n, old):
+    """Sort the n pages in scan into those to be written (first half) and those that stay; returns how many to write."""
     state = k.state
-    if k.g.nr_nodes == 1:
-        for i in range(n):
-            state[k.scan[i]] &= 255 ^ (P_RESIDENT | P_MAPPED | P_YOUNG | P_NOT_ENCLAVE)
-        k.fifos[0].len += n
-    else:
-        for i in range(n):
-            v = k.scan[i]
-            s = state[v]
-            k.fifos[s >> P_NODE_SHIFT].len += 1
-            state[v] = s & (P_KNOWN | P_STALE)
-    k.g.nr_free += n
-    uncharge_pages(k, k.encls[e].lru_cgroup, n)
+    scan = k.scan
+    chosen = 0
+    kept = 0
+    for i in range(n):
+        v = scan[i]
+        s = state[v]
+        young = (s & old) >> P_YOUNG_SHIFT
+        state[v] = s & (255 ^ (young << P_YOUNG_SHIFT))
+        scan[chosen] = v
+        scan[NR_TO_SCAN_MAX + kept] = v
+        prefetch(k.place, v)
+        kept += young
+        chosen += 1 ^ young
+    return chosen
+
+
+@inline
+def age_and_write(k, n, old):
+    """As age_with_ledger, and those to be written leave the EPC: of each only its node's count comes back."""
+    state = k.state
+    scan = k.scan
+    chosen = 0
+    kept = 0
+    freed = 0  # by node, 16 bits each
+    for i in range(n):
+        v = scan[i]
+        s = state[v]
+        young = (s & old) >> P_YOUNG_SHIFT
+        state[v] = s & (255 ^ (P_YOUNG | (P_ON_EPC & (young - 1))))
+        scan[chosen] = v
+        scan[NR_TO_SCAN_MAX + kept] = v
+        freed += (1 ^ young) << (16 * (s >> P_NODE_SHIFT))
+        kept += young
+        chosen += 1 ^ young
+    for node in range(k.g.nr_nodes):
+        k.fifos[node].len += (freed >> (16 * node)) & 0xFFFF
+    return chosen
 
 
 @kernel

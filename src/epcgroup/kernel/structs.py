@@ -167,6 +167,7 @@ GLOBALS = _record(
     ("status", "i8", "why the last batch stopped: 0 or a negative number"),
     ("batch", "i8", "number of the reclaim batch"),
     ("retries", "i8", "fault repeats used by the last batch"),
+    ("skip_credit", "i8", "touch batch: how much looking for runs of hits has paid lately"),
     ("mhz", "i8", "timed: cycles a microsecond, for the histogram of stalls"),
 )
 
