@@ -21,7 +21,7 @@ import numpy.typing as npt
 from epcgroup import interface
 from epcgroup.errors import ERESTARTSYS, MachineError
 from epcgroup.kernel import cgroup, cost, epc_page, ioctl, ksgxd, memory_failure, structs, touch, v2, virt
-from epcgroup.kernel.jit import Kernel
+from epcgroup.kernel.jit import CACHE_DIR, Kernel
 from epcgroup.kernel.series import install_operations
 from epcgroup.trace import STALL_BUCKETS
 from epcgroup.units import PAGE_SIZE
@@ -931,6 +931,11 @@ class Machine:
             else:
                 yield int(record.kind), enclave.id, first, n
         g.nr_trace = 0
+
+
+def is_compiled() -> bool:
+    """Whether the ring is in numba's disk cache already; the first run on a machine takes some 15 s to compile it."""
+    return any(CACHE_DIR.rglob("*.nbi"))
 
 
 def _errno_name(status: int) -> str | None:

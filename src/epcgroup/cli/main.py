@@ -17,6 +17,8 @@ from epcgroup.errors import InputError, MachineError, nearest
 
 # Subcommand -> module and what it does, in one line.
 SUBCOMMANDS = {
+    "run": ("epcgroup.cli.run", "simulate pods on an SGX node, with and without EPC limits"),
+    "report": ("epcgroup.cli.report", "show a saved run again: table, JSON or page"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }
 

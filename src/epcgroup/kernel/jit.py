@@ -49,9 +49,8 @@ def _cache_dir() -> Path:
     return home / "epcgroup" / f"ring-{hashlib.sha256(text).hexdigest()[:16]}"
 
 
-CACHE_DIR = _cache_dir()
-if "NUMBA_CACHE_DIR" not in os.environ:
-    numba.config.CACHE_DIR = str(CACHE_DIR)
+CACHE_DIR = Path(os.environ.get("NUMBA_CACHE_DIR") or _cache_dir())
+numba.config.CACHE_DIR = str(CACHE_DIR)
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 
