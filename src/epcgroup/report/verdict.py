@@ -231,7 +231,9 @@ def _with_limits(
         parts.append(f"with limits {_runs_at(after)}{pays}")
     elif after:
         helped = [row for row in after if _suffers(row) < BETTER * _suffers(before[row.pod])]
-        if not helped:
+        if not helped and not victims and len(payers) == len(after):
+            parts.append(f"with limits {_names(payers)} {_pays(payers)}")
+        elif not helped:
             why = _why_no_help(limited)
             parts.append(f"limits made nothing better: {_paced(after)}{why}")
         else:
