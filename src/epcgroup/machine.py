@@ -163,7 +163,7 @@ class Machine:
             raise MachineError(errno.EINVAL, "boot without ledger with more than 4 NUMA nodes")
         if frames > 1 << 31:
             raise MachineError(errno.EINVAL, f"boot with {frames} EPC pages")
-        pages = max(1 << 16, enclave_pages)
+        pages = (1 << 16) + enclave_pages  # an enclave takes up to 33 more than its size
         self._cgroup_rows = 64
         sizes = {
             "g": 1,
@@ -178,7 +178,7 @@ class Machine:
             "encls": 16,
             "mms": 16,
             "tasks": 16,
-            "pins": min(frames, max(1 << 20, frames // 128)),
+            "pins": min(frames, max(1 << 22, frames // 64)),  # VA pages of up to eight times the EPC; see vepc_open
             "vepcs": 4,
             "state": pages,
             "kind": pages,
@@ -589,6 +589,28 @@ class Machine:
         flags |= touch.ONLY_HITS if only_hits else 0
         return self._batch(touch.touch(self.k, task.row, array.ctypes.data, len(array), flags, retry))
 
+    def touch_segments(
+        self,
+        segments: npt.NDArray[np.uint32],
+        pages: npt.NDArray[np.uint32],
+        *,
+        only_hits: bool = False,
+        retry: int = 0,
+    ) -> Batch:
+        """`touch` by many processes in turn, in one call: rows of (task_row, touches), and all their pages in order.
+
+        Stops where a touch fails; `done` counts over all segments.
+        """
+        rows = np.ascontiguousarray(segments, np.uint32)
+        array = np.ascontiguousarray(pages, np.uint32)
+        tasks = self.k.tasks.array
+        assert rows.ndim == 2 and rows.shape[1] == 2 and rows[:, 1].sum() == len(array)
+        assert (rows[:, 0] < len(tasks)).all() and (tasks["encl"][rows[:, 0]] != structs.NIL).all()
+        flags = touch.ACCESS | (touch.ONLY_HITS if only_hits else 0)
+        return self._batch(
+            touch.touch_segments(self.k, rows.ctypes.data, len(rows), array.ctypes.data, flags, retry)
+        )
+
     def restrict(self, id: str, first: int, count: int = 1) -> Batch:
         """ENCLAVE_RESTRICT_PERMISSIONS to read-only."""
         return self._sgx2(id, ioctl.RESTRICT, first, count, "restrict")
@@ -694,6 +716,7 @@ class Machine:
             raise MachineError(errno.EINVAL, f"virtual EPC of {nr_pages} pages on node {node}")
         task = self._new_task(id, cgroup, node)
         row = self._row("vepcs")
+        self.k.grow("pins", min(self._nr_frames, len(self.k.pins) + nr_pages))
         at = self._vmap.take(nr_pages)
         v = self.k.vepcs[row]
         v.used, v.map, v.length, v.task = 1, at, nr_pages, task.row

@@ -29,17 +29,24 @@ def block_put(k, block):
 
 
 @inline
-def fifo_push(k, f, entry):
-    """Append an entry at the tail."""
+def fifo_room(k, f):
+    """Room at the tail for at least one entry, which the caller puts there now."""
     q = k.fifos[f]
-    tail = q.tail
-    if tail & 15 == 0:
+    if q.tail & 15 == 0:
         block = block_get(k)
         if q.len != 0:
-            k.block_next[(tail - 1) >> 4] = block
+            k.block_next[(q.tail - 1) >> 4] = block
         else:
             q.head = block << 4
-        tail = block << 4
+        q.tail = block << 4
+
+
+@inline
+def fifo_push(k, f, entry):
+    """Append an entry at the tail."""
+    fifo_room(k, f)
+    q = k.fifos[f]
+    tail = q.tail
     k.slots[tail] = entry
     q.tail = tail + 1
     q.len += 1
@@ -122,10 +129,57 @@ def fifo_take(k, f, table, at, n):
 
 
 @inline
+def fifo_whole_block(k, f):
+    """Does the list begin with a block of 16 entries, none of them stale?"""
+    q = k.fifos[f]
+    return q.stale == 0 and q.len >= 16 and q.head & 15 == 0
+
+
+@inline
+def fifo_take_block(k, f):
+    """Take the whole block the list begins with: the slot of its first entry. They stand there until an append."""
+    q = k.fifos[f]
+    head = q.head
+    q.head = k.block_next[head >> 4] << 4
+    q.len -= 16
+    if q.len == 0:
+        q.tail = 0
+    block_put(k, head >> 4)
+    return head
+
+
+@inline
 def fifo_append(k, f, table, at, n):
     """Append n entries of a table from row `at` on."""
-    for i in range(n):
-        fifo_push(k, f, table[at + i])
+    q = k.fifos[f]
+    slots = k.slots
+    while n > 0:
+        fifo_room(k, f)
+        tail = q.tail
+        run = min(16 - (tail & 15), n)
+        for i in range(run):
+            slots[tail + i] = table[at + i]
+        q.tail = tail + run
+        q.len += run
+        at += run
+        n -= run
+
+
+@inline
+def fifo_append_range(k, f, entry, n):
+    """Append the n entries entry, entry + 1, ..."""
+    q = k.fifos[f]
+    slots = k.slots
+    end = entry + n
+    while entry < end:
+        fifo_room(k, f)
+        tail = q.tail
+        run = min(16 - (tail & 15), end - entry)
+        for i in range(run):
+            slots[tail + i] = entry + i
+        q.tail = tail + run
+        q.len += run
+        entry += run
 
 
 @kernel

@@ -8,6 +8,7 @@ from epcgroup.kernel.alloc import encl_free_epc_page
 from epcgroup.kernel.encl import (
     encl_put,
     eremove,
+    list_of,
     mark_page_reclaimable,
     pin_secs,
     uncharge_page,
@@ -15,7 +16,9 @@ from epcgroup.kernel.encl import (
     unpin_page,
     zap_ptes,
 )
+from epcgroup.kernel.epc_page import free_node
 from epcgroup.kernel.fault import encl_grow, load_page, set_resident
+from epcgroup.kernel.fifo import fifo_append_range, fifo_pop
 from epcgroup.kernel.jit import kernel, syscall
 from epcgroup.kernel.ledger import free_place, page_cgroup, va_add_head
 from epcgroup.kernel.ops import alloc_epc_page, reclaim_direct, reclaim_global
@@ -46,6 +49,7 @@ from epcgroup.kernel.structs import (
     OOPS,
     P_KNOWN,
     P_MAPPED,
+    P_NODE_SHIFT,
     P_NOT_ENCLAVE,
     P_RESIDENT,
     P_YOUNG,
@@ -54,8 +58,9 @@ from epcgroup.kernel.structs import (
     T_TCS,
     T_TRIM,
     V2,
+    VA_SLOT_COUNT,
 )
-from epcgroup.kernel.touch import enter_task
+from epcgroup.kernel.touch import book_pages, enter_task, grant
 
 
 @syscall
@@ -120,6 +125,44 @@ def add_page(k, e, v, measure, tcs):
     return 0
 
 
+@kernel
+def add_run(k, e, v, n, measure, tcs):
+    """As add_page for the granted ones of n pages from v on, up to the next that is known or needs a VA page."""
+    g = k.g
+    encl = k.encls[e]
+    node = free_node(k)
+    n = min(n, grant(k, e, node), -encl.page_cnt % VA_SLOT_COUNT)
+    state = k.state
+    unknown = 0
+    while unknown < n and state[v + unknown] == 0:
+        unknown += 1
+    n = unknown
+    if n == 0:
+        return 0
+    f = list_of(k, g.cgroup)
+    bits = P_KNOWN | P_RESIDENT
+    if g.ledger == 0:
+        bits |= node << P_NODE_SHIFT
+    if g.ledger != 0 or encl.lru_many != 0:
+        for page in range(v, v + n):
+            k.place[page].who = g.cgroup
+            if g.ledger != 0:
+                k.place[page].where = fifo_pop(k, node)
+    if tcs != 0:
+        for page in range(v, v + n):
+            k.kind[page] = T_TCS
+    for page in range(v, v + n):
+        state[page] = bits
+    fifo_append_range(k, f, v, n)
+    book_pages(k, e, node, n)
+    k.counters[C_EADD] += n
+    if measure != 0:
+        k.counters[C_EEXTEND] += n * EEXTEND_PER_PAGE
+    encl.page_cnt += n
+    encl.nr_pages += n
+    return n
+
+
 @syscall
 def add_pages(k, t, first, n, measure, tcs):
     """ENCLAVE_ADD_PAGES on a checked range: pages done; g.status has the error that ended it."""
@@ -128,14 +171,20 @@ def add_pages(k, t, first, n, measure, tcs):
     e = k.tasks[t].encl
     base = k.encls[e].start
     g.status = 0
-    for i in range(n):
+    i = 0
+    while i < n:
         if g.signal != 0:
             g.status = -ERESTARTSYS if i == 0 else 0
             return i
+        added = add_run(k, e, base + first + i, n - i, measure, tcs)
+        if added != 0:
+            i += added
+            continue
         result = add_page(k, e, base + first + i, measure, tcs)
         if result != 0 or g.fatal != 0:
             g.status = result
             return i
+        i += 1
     return n
 
 

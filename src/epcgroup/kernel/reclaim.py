@@ -14,7 +14,16 @@ from epcgroup.kernel.encl import (
     uncharge_pages,
     zap_ptes,
 )
-from epcgroup.kernel.fifo import fifo_append, fifo_nr, fifo_pop_live, fifo_prefetch, fifo_push, fifo_take
+from epcgroup.kernel.fifo import (
+    fifo_append,
+    fifo_nr,
+    fifo_pop_live,
+    fifo_prefetch,
+    fifo_push,
+    fifo_take,
+    fifo_take_block,
+    fifo_whole_block,
+)
 from epcgroup.kernel.jit import inline, kernel, operation, prefetch
 from epcgroup.kernel.ledger import alloc_va_slot, free_place, page_cgroup
 from epcgroup.kernel.ops import reclaim_candidates as write_candidates
@@ -63,33 +72,34 @@ def put_back(k, v):
 
 
 @kernel
-def one_simple_enclave(k, n):
-    """The enclave that all n candidates belong to if its first process is its only one; NIL otherwise."""
-    e = k.encl_of[k.scan[0] >> 5]
+def one_simple_enclave(k, table, at, n):
+    """The enclave that all n pages in table[at:] belong to if its first process is its only one; NIL otherwise."""
+    e = k.encl_of[table[at] >> 5]
     encl = k.encls[e]
     if encl.nr_mms != 1 or k.mms[encl.mm_head].ptes != NIL or encl.child <= n:
         return NIL
     low, last = encl.start, encl.start + encl.length - 1
     outside = 0
     for i in range(n):
-        v = k.scan[i]
+        v = table[at + i]
         outside |= (v - low) | (last - v)
     return e if outside >= 0 else NIL
 
 
 @kernel
-def reclaim_simple(k, e, n, ignore_age):
+def reclaim_simple(k, e, table, at, n, ignore_age):
     """reclaim_candidates for the common case: one enclave, one process, children left for the SECS to stay.
 
-    The same steps with sums instead of single counts; the second half of scan holds the pages that stay.
+    The same steps with sums instead of single counts, for the pages in table[at:at + n]. Those to be written come to
+    stand in the first half of scan, those that stay in the second.
     """
     g = k.g
     encl = k.encls[e]
     old = P_YOUNG & (ignore_age - 1)  # the bit that saves a page
     if g.ledger != 0 or encl.lru_many != 0:
-        chosen = age_with_ledger(k, n, old)
+        chosen = age_with_ledger(k, table, at, n, old)
     else:
-        chosen = age_and_write(k, n, old)
+        chosen = age_and_write(k, table, at, n, old)
     kept = n - chosen
     if ignore_age == 0:
         k.counters[C_AGE_SCAN] += n
@@ -123,14 +133,14 @@ def reclaim_simple(k, e, n, ignore_age):
 
 
 @inline
-def age_with_ledger(k, n, old):
-    """Sort the n pages in scan into those to be written (first half) and those that stay; returns how many to write."""
+def age_with_ledger(k, table, at, n, old):
+    """Sort pages into those to be written and those that stay; returns how many to write."""
     state = k.state
     scan = k.scan
     chosen = 0
     kept = 0
     for i in range(n):
-        v = scan[i]
+        v = table[at + i]
         s = state[v]
         young = (s & old) >> P_YOUNG_SHIFT
         state[v] = s & (255 ^ (young << P_YOUNG_SHIFT))
@@ -143,7 +153,7 @@ def age_with_ledger(k, n, old):
 
 
 @inline
-def age_and_write(k, n, old):
+def age_and_write(k, table, at, n, old):
     """As age_with_ledger, and those to be written leave the EPC: of each only its node's count comes back."""
     state = k.state
     scan = k.scan
@@ -151,7 +161,7 @@ def age_and_write(k, n, old):
     kept = 0
     freed = 0  # by node, 16 bits each
     for i in range(n):
-        v = scan[i]
+        v = table[at + i]
         s = state[v]
         young = (s & old) >> P_YOUNG_SHIFT
         state[v] = s & (255 ^ (P_YOUNG | (P_ON_EPC & (young - 1))))
@@ -204,9 +214,9 @@ def reclaim_candidates(k, n, limit, ignore_age):
     g = k.g
     g.batch += 1
     if n <= limit:
-        e = one_simple_enclave(k, n)
+        e = one_simple_enclave(k, k.scan, 0, n)
         if e != NIL:
-            return reclaim_simple(k, e, n, ignore_age)
+            return reclaim_simple(k, e, k.scan, 0, n, ignore_age)
     chosen = 0
     for i in range(n):
         v = k.scan[i]
@@ -234,6 +244,18 @@ def reclaim_candidates(k, n, limit, ignore_age):
 @kernel
 def reclaim_pages(k, f):
     """Mainline and v17: one batch from list f; returns the candidates taken off it."""
+    g = k.g
+    if g.ledger == 0 and fifo_whole_block(k, f):
+        # The common batch, in place.
+        at = k.fifos[f].head
+        e = one_simple_enclave(k, k.slots, at, NR_TO_SCAN)
+        if e != NIL:
+            fifo_take_block(k, f)
+            fifo_prefetch(k, f)
+            g.nr_lru -= NR_TO_SCAN
+            g.batch += 1
+            reclaim_simple(k, e, k.slots, at, NR_TO_SCAN, 0)
+            return NR_TO_SCAN
     n = isolate(k, f, 0, NR_TO_SCAN)
     if n != 0:
         write_candidates(k, n, NR_TO_SCAN, 0)

@@ -10,7 +10,7 @@ from epcgroup.kernel.alloc import wake_ksgxd
 from epcgroup.kernel.cost import add_stalls, end_stall, spent
 from epcgroup.kernel.encl import list_of
 from epcgroup.kernel.epc_page import free_node
-from epcgroup.kernel.fifo import block_get, fifo_take
+from epcgroup.kernel.fifo import fifo_room, fifo_take
 from epcgroup.kernel.jit import inline, kernel, prefetch, syscall, u32_at
 from epcgroup.kernel.ksgxd import ksgxd, run_deferred, run_works
 from epcgroup.kernel.ledger import free_va_slot
@@ -29,6 +29,7 @@ from epcgroup.kernel.structs import (
     P_NODE_SHIFT,
     P_RESIDENT,
     P_YOUNG,
+    P_YOUNG_SHIFT,
     SEGV,
     TP_ELDU,
 )
@@ -99,6 +100,8 @@ def load_with_ledger(k, e, node, first, n):
     """The ledger's part of n reloads: backing pages and VA slots go, frames come."""
     g = k.g
     freed = n
+    for i in range(n):
+        prefetch(k.place, k.slots[first + i])
     fifo_take(k, node, k.scan, 0, n)
     for i in range(n):
         v = k.slots[first + i]
@@ -151,16 +154,27 @@ def book_pages(k, e, node, n):
     g.nr_lru += 1
 
 
-@inline
-def open_block(k, f):
-    """Room at the tail of list f for an entry that comes now."""
-    q = k.fifos[f]
-    block = block_get(k)
-    if q.len != 0:
-        k.block_next[(q.tail - 1) >> 4] = block
-    else:
-        q.head = block << 4
-    q.tail = block << 4
+@kernel
+def touch_chunk(k, pages, at, end, ahead, start, tail, top, bits):
+    """Hits and reloads from touch `at` on while nothing else is needed: the touch and the tail reached.
+
+    Entries of reloaded pages go to slots[tail:top], `bits` to their states. Without branches but the one out; the
+    tables' addresses and these numbers are all that must fit into registers.
+    """
+    state = k.state
+    slots = k.slots
+    while at < end:
+        v = start + pages[at]
+        prefetch(state, start + pages[at + ahead])
+        s = state[v]
+        miss = (s & P_MAPPED) ^ P_MAPPED
+        if (miss & ((s != P_KNOWN) | (tail == top))) != 0:
+            break
+        state[v] = s | ((s & P_MAPPED) << P_YOUNG_SHIFT) | (bits & -miss)
+        slots[tail & -miss] = v  # slot 0 belongs to no list
+        tail += miss
+        at += 1
+    return at, tail
 
 
 @kernel
@@ -171,17 +185,17 @@ def touch_run(k, t, pages, at, n, new, timed):
     """
     g = k.g
     state = k.state
-    slots = k.slots
     task = k.tasks[t]
     e = task.encl
     start = k.encls[e].start
     f = list_of(k, g.cgroup)
     q = k.fifos[f]
-    ledger = g.ledger != 0
     node = free_node(k)
     budget = grant(k, e, node)
     granted = budget
-    loaded_bits = P_RESIDENT | new | (0 if ledger else node << P_NODE_SHIFT)
+    bits = P_RESIDENT | new
+    if g.ledger == 0:
+        bits |= node << P_NODE_SHIFT
     fault_cycles = k.costs[C_FAULT]
     load_cycles = fault_cycles + k.costs[C_ELDU]
     credit = min(g.skip_credit + 1, SKIP_CREDIT)
@@ -194,7 +208,7 @@ def touch_run(k, t, pages, at, n, new, timed):
         # A block that is opened here is certain to get the entry that comes now.
         if budget > 0:
             if q.tail & 15 == 0 and state[start + pages[at]] == P_KNOWN:
-                open_block(k, f)
+                fifo_room(k, f)
                 room = 16
             else:
                 room = (0 - q.tail) & 15
@@ -203,6 +217,7 @@ def touch_run(k, t, pages, at, n, new, timed):
             last = min(n, at + left // task.touch_cycles + 1)
             room = min(room, left // (load_cycles + 1) + 1)
         tail = q.tail
+        top = tail + room
         begun = at
         while at < last:
             if credit > 0 and at + SKIP <= last:
@@ -215,23 +230,8 @@ def touch_run(k, t, pages, at, n, new, timed):
                     continue
                 credit -= 1
             end = min(at + 2 * SKIP, last)
-            stopped = False
-            while at < end:
-                v = start + pages[at]
-                prefetch(state, start + pages[min(at + AHEAD, n - 1)])
-                s = state[v]
-                miss = (s & P_MAPPED) ^ P_MAPPED
-                if (miss & ((s != P_KNOWN) | (room == 0))) != 0:
-                    stopped = True
-                    break
-                state[v] = s | (P_YOUNG & (miss - 1)) | (miss * loaded_bits)
-                slots[tail & -miss] = v  # slot 0 belongs to no list
-                if ledger:
-                    prefetch(k.place, v & -miss)
-                tail += miss
-                room -= miss
-                at += 1
-            if stopped:
+            at, tail = touch_chunk(k, pages, at, end, min(AHEAD, n - end), start, tail, top, bits)
+            if at != end:
                 break
         loaded = tail - q.tail
         if loaded != 0:
@@ -297,6 +297,25 @@ def touch(k, t, address, n, flags, retries):
     g.retries counts.
     """
     return touch_batch(k, t, address, n, flags, retries, False)
+
+
+@syscall
+def touch_segments(k, segments, nr_segments, address, flags, retries):
+    """As touch, for many tasks in turn: rows (task, touches) of uint32 at `segments`, their pages one after another."""
+    g = k.g
+    rows = u32_at(segments)
+    done = 0
+    repeated = 0
+    for i in range(nr_segments):
+        n = rows[2 * i + 1]
+        reached = touch_batch(k, rows[2 * i], address + 4 * done, n, flags, retries, False)
+        run_deferred(k)
+        done += reached
+        repeated += g.retries
+        if reached != n:
+            break
+    g.retries = repeated
+    return done
 
 
 @syscall
