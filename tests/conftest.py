@@ -11,6 +11,16 @@ settings.register_profile("house", derandomize=True, database=None, deadline=Non
 settings.load_profile("house")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Soak tests run when they are asked for: `make soak`, or any other -m."""
+    if config.getoption("markexpr"):
+        return
+    soak = [item for item in items if item.get_closest_marker("soak")]
+    if soak:
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if item not in soak]
+
+
 @pytest.fixture
 def machine() -> Iterator[Callable[..., Any]]:
     """`machine(256)` boots a machine of 256 EPC pages on one node, `machine((0, 16), (1, 16), series="v2")` one of

@@ -93,14 +93,14 @@ class Replayer:
     def _run(self, name: str, op: Op, result: Op) -> Op:
         method = _OPS.get(name)
         error: str | None = None
+        if self.machine is not None:
+            self.machine.signal(bool(op.get("signal", False)))
         try:
             if method is None:
                 raise _Refused("EOPNOTSUPP")
-            if name != "node":
-                if self.machine is None:
-                    raise _Refused("ENODEV")
-                self.machine.signal(bool(op.get("signal", False)))
-            elif self.machine is not None:
+            if name != "node" and self.machine is None:
+                raise _Refused("ENODEV")
+            if name == "node" and self.machine is not None:
                 raise _Refused("EINVAL")
             error = method(self, op, result)
         except _Refused as refusal:
