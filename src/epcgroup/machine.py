@@ -30,6 +30,7 @@ SERIES = {"mainline": structs.MAINLINE, "v2": structs.V2, "v17": structs.V17}
 COUNTERS = tuple(structs.COUNTERS)  # those an op log shows
 ALL_COUNTERS = tuple(structs.ALL_COUNTERS)
 MAX_ENCLAVE_PAGES = 1 << 24  # 64 GiB, the largest enclave of today's processors
+MAX_CGROUPS = 1 << 16  # place and pcmd_who name them in 16 bits
 FOREVER = 1 << 62
 
 _ROLES = {"free": structs.ROLE_FREE, "secs": structs.ROLE_SECS, "child": structs.ROLE_CHILD}
@@ -198,7 +199,7 @@ class Machine:
         if not ledger:
             # Frames have no lists, but every one may hold a listed page.
             sizes["poison"], sizes["place"] = 1, pages
-        blocks = self._blocks(frames, self._cgroup_rows)
+        blocks = self._blocks(frames)
         sizes["slots"] = blocks * 16
         sizes["block_next"] = blocks
         self.k = k = Kernel(sizes)
@@ -243,9 +244,9 @@ class Machine:
     # ---- boot ------------------------------------------------------------------------------------
 
     @staticmethod
-    def _blocks(frames: int, cgroups: int) -> int:
-        lists = structs.MAX_EPC_SECTIONS + cgroups
-        return (frames + structs.NR_TOMBS) // 16 + 2 * lists + 16
+    def _blocks(frames: int) -> int:
+        """Blocks that all lists can need: every frame on one, and two that are not full in each possible list."""
+        return (frames + structs.NR_TOMBS) // 16 + 2 * (structs.MAX_EPC_SECTIONS + MAX_CGROUPS) + 16
 
     def _boot_sections(self, sections: Sequence[Section]) -> None:
         """Sections in order; NUMA nodes ascending, as the node mask is walked. Pages become free in address order."""
@@ -334,15 +335,12 @@ class Machine:
             if not c.used and c.backing == 0 and k.fifos[structs.FIRST_CGROUP_FIFO + row].len == 0:
                 return row
         row = int(k.g.nr_cgroups)
-        if row >= 1 << 16:
-            raise MachineError(errno.ENOSPC, "mkdir: 65536 cgroups exist")
+        if row >= MAX_CGROUPS:
+            raise MachineError(errno.ENOSPC, f"mkdir: {MAX_CGROUPS} cgroups exist")
         if row == self._cgroup_rows:
             self._cgroup_rows *= 2
             k.grow("cgroups", self._cgroup_rows)
             k.grow("fifos", structs.FIRST_CGROUP_FIFO + self._cgroup_rows)
-            blocks = self._blocks(self._nr_frames, self._cgroup_rows)
-            k.grow("slots", blocks * 16)
-            k.grow("block_next", blocks)
         k.g.nr_cgroups = row + 1
         return row
 

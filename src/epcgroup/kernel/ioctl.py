@@ -127,17 +127,16 @@ def add_page(k, e, v, measure, tcs):
 
 @kernel
 def add_run(k, e, v, n, measure, tcs):
-    """As add_page for the granted ones of n pages from v on, up to the next that is known or needs a VA page."""
+    """As add_page for as many of n pages from v on as are granted and need no VA page; none if one of them is known."""
     g = k.g
     encl = k.encls[e]
     node = free_node(k)
     n = min(n, grant(k, e, node), -encl.page_cnt % VA_SLOT_COUNT)
     state = k.state
-    unknown = 0
-    while unknown < n and state[v + unknown] == 0:
-        unknown += 1
-    n = unknown
-    if n == 0:
+    known = 0
+    for page in range(v, v + n):
+        known |= state[page]
+    if n == 0 or known != 0:
         return 0
     f = list_of(k, g.cgroup)
     bits = P_KNOWN | P_RESIDENT
