@@ -597,7 +597,8 @@ class Machine:
     ) -> Batch:
         """`touch` by many processes in turn, in one call: rows of (task_row, touches), and all their pages in order.
 
-        Stops where a touch fails; `done` counts over all segments.
+        Between two of them all queued works, a woken ksgxd and deferred work run. Stops where a touch fails; `done`
+        counts over all segments.
         """
         rows = np.ascontiguousarray(segments, np.uint32)
         array = np.ascontiguousarray(pages, np.uint32)

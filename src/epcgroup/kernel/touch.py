@@ -42,6 +42,7 @@ ONLY_HITS = 4  # an access that faulted is not seen in the accessed bit (page ca
 
 GRANT_MAX = 1 << 16
 AHEAD = 16  # touches ahead of which a page's state is fetched
+LOOK = 1024  # touches looked at together: is one outside the enclave?
 SKIP_CREDIT = 64
 SKIP = 8  # touches looked at together: when all pages are mapped and young, nothing can change
 HIT = P_MAPPED | P_YOUNG
@@ -275,17 +276,16 @@ def touch_run(k, t, pages, at, n, new, timed):
 
 
 @kernel
-def first_outside(pages, n, length):
-    """Touches before the first one outside the enclave."""
+def first_outside(pages, at, end, length):
+    """The first touch from `at` on outside the enclave, or `end`."""
     highest = 0
-    for i in range(n):
+    for i in range(at, end):
         highest = max(highest, pages[i])
     if highest < length:
-        return n
-    i = 0
-    while pages[i] < length:
-        i += 1
-    return i
+        return end
+    while pages[at] < length:
+        at += 1
+    return at
 
 
 @syscall
@@ -301,7 +301,10 @@ def touch(k, t, address, n, flags, retries):
 
 @syscall
 def touch_segments(k, segments, nr_segments, address, flags, retries):
-    """As touch, for many tasks in turn: rows (task, touches) of uint32 at `segments`, their pages one after another."""
+    """As touch, for many tasks in turn: rows (task, touches) of uint32 at `segments`, their pages one after another.
+
+    Between two of them everything runs that has been queued or woken.
+    """
     g = k.g
     rows = u32_at(segments)
     done = 0
@@ -309,11 +312,11 @@ def touch_segments(k, segments, nr_segments, address, flags, retries):
     for i in range(nr_segments):
         n = rows[2 * i + 1]
         reached = touch_batch(k, rows[2 * i], address + 4 * done, n, flags, retries, False)
-        run_deferred(k)
         done += reached
         repeated += g.retries
-        if reached != n:
+        if reached != n or g.fatal != 0:
             break
+        run_background(k, rows[2 * i])
     g.retries = repeated
     return done
 
@@ -336,14 +339,19 @@ def touch_batch(k, t, address, n, flags, retries, timed):
     encl = k.encls[task.encl]
     m = k.mms[task.mm]
     simple = flags | ONLY_HITS == ACCESS | ONLY_HITS and m.ptes == NIL and m.detached == 0
-    inside = first_outside(pages, n, encl.length)
+    inside = 0
     g.status = 0
     g.retries = 0
     g.skip_credit = SKIP_CREDIT
     new = P_MAPPED if flags & ONLY_HITS != 0 else HIT
     i = 0
     left = retries
-    while i < inside:
+    while i < n:
+        if i == inside:
+            inside = first_outside(pages, i, min(n, i + LOOK), encl.length)
+            if i == inside:
+                g.status = -SEGV
+                break
         if simple:
             reached = touch_run(k, t, pages, i, inside, new, timed)
             if reached != i:
@@ -351,7 +359,7 @@ def touch_batch(k, t, address, n, flags, retries, timed):
                 left = retries
                 g.status = 0
             if i == inside:
-                break
+                continue
         if timed and task.cycles >= task.limit:
             return i
         before = spent(k) if timed else 0
@@ -378,8 +386,6 @@ def touch_batch(k, t, address, n, flags, retries, timed):
                 return i
         else:
             return i
-    if i < n:
-        g.status = -SEGV
     return i
 
 
