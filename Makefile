@@ -42,7 +42,7 @@ soak: $(INSTALLED) ## the long tests: random op logs against the model, all reco
 	$(BIN)/pytest -n $(WORKERS) -m soak
 
 bench: $(INSTALLED) ## how fast the machine is
-	@set -e; for script in bench/*.py; do echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
+	$(BIN)/python -m bench
 
 golden: $(INSTALLED) ## renew what documents and golden tests show; look at the difference before you commit it
 	EPCGROUP_RENEW_DOCS=1 $(BIN)/pytest -n 0 tests/test_docs.py
