@@ -1,10 +1,12 @@
 """One node in simulated time: pods, the CPUs they share, ksgxd and the cgroup works beside them.
 
 Time is counted in cycles. Every logical CPU runs one thread at a time, in slices, the thread that has waited
-longest first; what a thread does in a slice is one ring call and happens at the slice's start. A fault that
-finds no room is repeated until the slice is over, as a processor does, while kworkers and ksgxd run as threads
-of the node. Approximated: everything shorter than a slice (SLICE_SECONDS); kernel threads have no priority; a
-CPU's speed does not depend on what its neighbours do.
+longest first; what a thread does in a slice is one ring call and happens at the slice's start. A refused fault ends
+the slice: from then on the thread spins on its CPU, as a processor that repeats a fault does, and tries again when a
+kernel thread may have made room. kworkers and ksgxd are threads of the node; a slice of theirs is a batch of 16
+pages, or several short ones. Approximated: everything shorter than a slice (SLICE_SECONDS); repeats of a fault
+between which nothing happened are not counted one by one; kernel threads have no priority; a CPU's speed does not
+depend on what its neighbours do.
 """
 
 import errno
@@ -24,35 +26,44 @@ from epcgroup.units import PAGE_SIZE, format_bytes
 
 SLICE_SECONDS = 100e-6  # of a thread that pages
 LONG_SLICE_SECONDS = 1e-3  # of one that took no fault in its last slice
-SPIN_SECONDS = 20e-6  # of one whose fault is being repeated
+SPIN_SECONDS = 20e-6  # of one whose fault has been refused: a page or two, then it is the next one's turn
+MAX_BACKOFF = 3  # doublings of the time between two repeats of a fault that nobody makes room for
 TOUCHES_AT_ONCE = 1 << 14  # asked of a workload
+RELEASED_AT_ONCE = 64  # pages that an enclave gives back in a slice
 SAMPLES = 200  # per run
 MAX_EVENTS = 200
 
 Progress = Callable[[float], None]  # called with the share of the run that is done
 
 
+def fault_cycles(costs: CostProfile) -> int:
+    """One page fault without what it does about the page."""
+    return round(costs.cycles("aex_eresume") + costs.cycles("fault_path") + costs.cycles("tlb_refill"))
+
+
 def ring_costs(costs: CostProfile) -> dict[str, int]:
-    """Cycles of each operation the ring counts. EWB counts attempts; a refused one (EWB_NT) costs as EBLOCK does."""
-    c = costs.cycles
+    """Cycles of each operation the ring counts.
+
+    A fault stands with what it leads to: ELDU, EAUG, and for the first touch of an added page EADD. A refused one costs
+    nothing here, which makes a slice end there; the node adds it, and EREMOVE, which a refused EAUG may contain. EWB
+    counts attempts; a refused one (EWB_NT) costs as EBLOCK does.
+    """
+    c, fault = costs.cycles, fault_cycles(costs)
     weights = {
         "ECREATE": c("ecreate"),
-        "EADD": c("eadd"),
+        "EADD": c("eadd") + fault,
         "EEXTEND": c("eextend"),
         "EINIT": c("einit"),
-        "EREMOVE": c("eremove"),
         "EBLOCK": c("eblock"),
         "ETRACK": c("etrack"),
         "EWB": c("ewb"),
         "EWB_NT": c("eblock") - c("ewb"),
-        "ELDU": c("eldu"),
-        "EAUG": c("eaug") + c("eaccept"),
+        "ELDU": c("eldu") + fault,
+        "EAUG": c("eaug") + c("eaccept") + fault,
         "EPA": c("epa"),
         "EMODT": c("emodt") + c("eaccept"),
         "EMODPR": c("emodpr"),
-        "fault": c("aex_eresume") + c("fault_path") + c("tlb_refill"),
         "age_scan": c("age_scan"),
-        "refused": c("refused_charge"),
         "ipi_cpu": c("ipi_per_cpu"),
     }
     return {name: round(cycles) for name, cycles in weights.items()}
@@ -73,6 +84,7 @@ class _Enclave:
     ready: bool = False
     alive: bool = True
     totals: dict[str, int] = field(default_factory=dict)  # of a closed enclave
+    outs_at_limit: int = 0  # page-outs by the reclaim work of its own cgroup
 
 
 @dataclass(eq=False)
@@ -92,7 +104,7 @@ class _Thread:
     idle: int = 0  # cycles to sleep after the batch
     release: tuple[int, int] | None = None
     calm: bool = False  # took no fault in its last slice
-    blocked: bool = False  # its fault is being repeated
+    refusals: int = 0  # of the fault it is repeating
     touches: int = 0
     busy: int = 0
     stall: int = 0
@@ -107,6 +119,9 @@ class _Pod:
     enclaves: list[_Enclave] = field(default_factory=list)
     stalls: np.ndarray = field(default_factory=lambda: np.zeros(STALL_BUCKETS, np.int64))
     hit: int = 0  # max events already reported
+    capped: bool = False  # a cgroup above the pod has a limit
+    refused_own: int = 0  # misc.events of the pod when it was last looked at
+    refused_above: int = 0  # faults refused by that limit, which misc.events of the pod does not count
 
 
 class NodeSimulation:
@@ -129,7 +144,9 @@ class NodeSimulation:
         self.m = Machine(sections, series, sgx2=node.sgx2, ledger=False, enclave_pages=2 * heap)  # type: ignore[arg-type]
         self.m.set_costs(ring_costs(node.costs), max(1, round(self.hz / 1e6)))
         self.wakeup = round(node.costs.cycles("wakeup"))
-        self.ioctl = round(node.costs.cycles("ioctl"))
+        self.ioctl, self.eremove = round(node.costs.cycles("ioctl")), round(node.costs.cycles("eremove"))
+        self.fault = fault_cycles(node.costs)
+        self.refused = self.fault + round(node.costs.cycles("refused_charge"))
         self.page_build = round(node.costs.cycles("eadd") + 16 * node.costs.cycles("eextend")) + 1
         self.end = self._cycles(record.duration)
         self.short_slice, self.long_slice = self._cycles(SLICE_SECONDS), self._cycles(LONG_SLICE_SECONDS)
@@ -139,7 +156,10 @@ class NodeSimulation:
         self.cpus = [0] * node.cpus  # when each is free
         self.ksgxd_awake = False
         self.works: dict[int, bool] = {}  # cgroup row -> queued again while its work runs
+        self.stirred = True  # the slice may have woken a kernel thread
+        self.kernel_due: list[int] = []  # when kernel threads want to run, soonest first; past ones are dropped late
         self.timers: list[tuple[int, int, Callable[[int], None]]] = []
+        self.served: dict[int, list[_Enclave]] = {}  # cgroup row -> the enclaves its work reclaims from
         self.pods = [self._pod(plan) for plan in pods]
         for change in changes:
             self._at(self._cycles(change.at), lambda now, c=change: self._change_limit(now, c))  # type: ignore[misc]
@@ -175,17 +195,20 @@ class NodeSimulation:
             limit = min(sum(own), limit) if limit is not None else sum(own)
         record = PodRun(plan.name, plan.path, plan.claim_bytes, limit, plan.use_bytes, plan.describe())
         pod = _Pod(plan, record)
+        pod.capped = any(plan.path.startswith(f"{path}/") for path in self.limits)
         for c in plan.containers:
-            self._mkdir(plan.container_path(c))
-            for i in range(c.enclaves):
-                self._enclave(pod, c, i)
+            path = plan.container_path(c)
+            self._mkdir(path)
+            made = [self._enclave(pod, c, i) for i in range(c.enclaves)]
+            self.served[self.m.cgroups[path]] = made
+            pod.enclaves += made
         if plan.start < self.run_record.duration:
             self._at(self._cycles(plan.start), lambda now: self._start(now, pod))
         if plan.stop is not None and plan.stop < self.run_record.duration:
             self._at(self._cycles(plan.stop), lambda now: self._stop(now, pod))
         return pod
 
-    def _enclave(self, pod: _Pod, c: ContainerPlan, index: int) -> None:
+    def _enclave(self, pod: _Pod, c: ContainerPlan, index: int) -> _Enclave:
         footprint = c.use_bytes // c.enclaves
         heap = footprint // PAGE_SIZE if c.vepc else heap_pages(footprint)
         size = 1 << max(heap - 1, 0).bit_length()
@@ -198,7 +221,7 @@ class NodeSimulation:
             if not c.vepc:
                 thread.workload = c.workload.start(enclave.heap, np.random.default_rng(seed), enclave.layout)
             enclave.threads.append(thread)
-        pod.enclaves.append(enclave)
+        return enclave
 
     # ---- the loop -----------------------------------------------------------------------------------
 
@@ -251,17 +274,30 @@ class NodeSimulation:
         self.seq += 1
         heapq.heappush(self.heap, (when, self.seq, thread))
 
+    def _make_kernel_ready(self, thread: _Thread, when: int) -> None:
+        self._make_ready(thread, when)
+        heapq.heappush(self.kernel_due, when)
+
     def _slice(self, now: int) -> None:
         """The thread that has waited longest runs on the CPU that is free first."""
         ready, _, thread = heapq.heappop(self.heap)
-        if thread.enclave is not None and not thread.enclave.alive:
+        enclave = thread.enclave
+        self.stirred = True
+        if enclave is None:
+            used = self._kernel_thread(thread, now)
+        elif not enclave.alive:
             return
-        if thread.enclave is None:
-            used = self._kernel_thread(thread)
         else:
-            used = self._application(thread, now, now - ready)
+            thread.wait += now - ready
+            if not enclave.ready:
+                used = self._build(thread, enclave, now)
+            else:
+                if thread.refusals and now > ready:
+                    self.m.add_to_stall(thread.row, now - ready)
+                used = self._compute(thread, enclave, now)
         heapq.heapreplace(self.cpus, now + used)
-        self._wake(now + used)
+        if self.stirred:
+            self._wake(now + used)
 
     def _wake(self, when: int) -> None:
         """ksgxd and kworkers that something in the last slice has woken."""
@@ -269,37 +305,43 @@ class NodeSimulation:
         if ksgxd and not self.ksgxd_awake:
             self.ksgxd_awake = True
             self._event(when, "", "ksgxd woken: fewer than 32 EPC pages free")
-            self._make_ready(_Thread("ksgxd"), when + self.wakeup)
+            self._make_kernel_ready(_Thread("ksgxd"), when + self.wakeup)
         while works and (row := self.m.next_work()) is not None:
             if row in self.works:
                 self.works[row] = True
             else:
                 self.works[row] = False
-                self._make_ready(_Thread("kworker", work=row), when + self.wakeup)
+                self._make_kernel_ready(_Thread("kworker", work=row), when + self.wakeup)
 
-    def _kernel_thread(self, thread: _Thread) -> int:
+    def _kernel_thread(self, thread: _Thread, now: int) -> int:
         before = self.m.spent()
         if thread.work < 0:
-            done = self.m.ksgxd(1)
+            done = False
+            while not done and self.m.spent() - before < self.spin:
+                done = self.m.ksgxd(1)
         else:
-            done = self.m.work_batch(thread.work)
+            # For the ring a kworker is somebody else; here it is the pod's own limit at work.
+            held = [e for e in self.served.get(thread.work, ()) if e.id in self.m.tasks]
+            outs = [self._outs_by_others(e) for e in held]
+            done = False
+            while not done and self.m.spent() - before < self.spin:
+                done = self.m.work_batch(thread.work)
+            for enclave, n in zip(held, outs, strict=True):
+                enclave.outs_at_limit += self._outs_by_others(enclave) - n
         used = max(self.m.spent() - before, self.wakeup if done else 1)
-        end = max(thread.ready, self.cpus[0]) + used
         if thread.work < 0:
             self.run_record.ksgxd_seconds += self._seconds(used)
             if done:
                 self.ksgxd_awake = False
-            else:
-                self._make_ready(thread, end)
+                return used
         else:
             self.run_record.kworker_seconds += self._seconds(used)
-            again = self.works[thread.work]
-            if done and not again:
+            if done and not self.works[thread.work]:
                 del self.works[thread.work]
-            else:
-                if done:
-                    self.works[thread.work] = False
-                self._make_ready(thread, end)
+                return used
+            if done:
+                self.works[thread.work] = False
+        self._make_kernel_ready(thread, now + used)
         return used
 
     # ---- applications -------------------------------------------------------------------------------
@@ -312,22 +354,12 @@ class NodeSimulation:
         if any(e.alive for e in pod.enclaves):
             self._end_pod(now, pod, f"finished at {self._seconds(now):.3g} s")
 
-    def _application(self, thread: _Thread, now: int, waited: int) -> int:
-        enclave = thread.enclave
-        assert enclave is not None
-        thread.wait += waited
-        if not enclave.ready:
-            return self._build(thread, enclave, now)
-        if thread.blocked and waited:
-            self.m.add_to_stall(thread.row, waited)
-        return self._compute(thread, enclave, now)
-
     def _build(self, thread: _Thread, enclave: _Enclave, now: int) -> int:
         """A part of CREATE, ADD_PAGES with EEXTEND, INIT; or of a guest's first touch of its virtual EPC."""
         m, c = self.m, enclave.container
         before = m.spent()
         path = enclave.pod.plan.container_path(c)
-        refused = None
+        refused, faults = None, 0
         try:
             if thread.row < 0:
                 if c.vepc:
@@ -344,6 +376,8 @@ class NodeSimulation:
                 else:
                     batch = m.add_pages(enclave.id, enclave.added, n, measure=True)
                 enclave.added += batch.done
+                if c.vepc:
+                    faults = batch.done * self.fault + (self.refused if batch.stop == "EBUSY" else 0)
                 if batch.stop not in (None, "EBUSY"):
                     refused = batch.stop
             if enclave.added >= wanted and refused is None:
@@ -351,7 +385,7 @@ class NodeSimulation:
         except MachineError as error:
             assert error.errno is not None
             refused = errno.errorcode.get(error.errno, str(error.errno))
-        used = m.spent() - before + self.ioctl
+        used = m.spent() - before + faults + self.ioctl
         thread.build += used
         if refused is not None:
             what = "its guest was refused EPC" if c.vepc else "creation refused"
@@ -377,31 +411,43 @@ class NodeSimulation:
 
     def _compute(self, thread: _Thread, enclave: _Enclave, now: int) -> int:
         """A slice of touching pages."""
-        m = self.m
         if thread.pages is None:
             self._next_batch(thread)
         pages = thread.pages
         assert pages is not None
         used = 0
-        if thread.at < len(pages):
-            length = self.spin if thread.blocked else self.long_slice if thread.calm else self.short_slice
-            address = thread.address + 4 * thread.at
-            s = m.slice(thread.row, address, len(pages) - thread.at, length, thread.touch_cycles)
+        if thread.refusals and not self.m.free_pages:
+            self.stirred = False
+            used = self._spin(thread, now)  # without a free page the fault cannot but be refused again
+        elif thread.at < len(pages):
+            length = self.spin if thread.refusals else self.long_slice if thread.calm else self.short_slice
+            length = min(length, self.end - now)
+            n = min(len(pages) - thread.at, length // thread.touch_cycles + 1)  # no more fit; the ring looks at all
+            s = self.m.slice(thread.row, thread.address + 4 * thread.at, n, length, thread.touch_cycles)
             used = s.cycles
             thread.at += s.done
             thread.touches += s.done
             thread.busy += s.done * thread.touch_cycles
             thread.stall += s.stall
-            thread.calm = s.stall == 0
-            thread.blocked = s.blocked
-            if s.stop not in (None, "EBUSY"):
-                why = "a page fault could not be served" if s.stop == "SIGBUS" else "outside the enclave"
-                self._end_pod(now + used, enclave.pod, f"{s.stop}: {why} at {self._seconds(now + used):.3g} s")
+            thread.calm = not s.stall
+            self.stirred = s.stall > 0 or s.stop is not None
+            if s.done or s.stop is None:
+                thread.refusals = 0
+            if s.stop == "EBUSY":
+                used += self._spin(thread, now + used)
+                if enclave.pod.capped:
+                    self._refused_above(enclave.pod)
+            elif s.stop is not None:
+                self._end_pod(now + used, enclave.pod, self._why(s.stop, enclave, now + used))
                 return used
         sleep = 0
         if thread.at == len(pages):
             if thread.release is not None:
-                used += self._release(enclave, *thread.release)
+                self.stirred = True
+                used += self._release(thread, enclave)
+                if thread.release is not None:
+                    self._make_ready(thread, now + used)
+                    return used
             sleep, thread.pages = thread.idle, None
             assert thread.workload is not None
             if thread.workload.finished:
@@ -409,6 +455,37 @@ class NodeSimulation:
                 return used
         self._make_ready(thread, now + max(used, 1) + sleep)
         return used
+
+    def _spin(self, thread: _Thread, now: int) -> int:
+        """The thread's fault was refused at `now`: cycles it repeats it until a kernel thread may have made room.
+
+        At least one repeat; repeats get rarer while no kernel thread has anything to do about it."""
+        due = self.kernel_due
+        while due and due[0] <= now:
+            heapq.heappop(due)
+        if due and self.refused <= due[0] - now <= self.short_slice:
+            cycles = due[0] - now
+        else:
+            cycles = self.refused << min(thread.refusals, MAX_BACKOFF)
+        thread.refusals += 1
+        thread.calm = False
+        thread.stall += cycles
+        self.m.add_to_stall(thread.row, cycles)
+        return cycles
+
+    def _refused_above(self, pod: _Pod) -> None:
+        """Count a refused fault of a pod below a limited cgroup, if it was neither its own limit nor want of EPC."""
+        own = self.m.refused_charges(pod.record.cgroup)
+        if own == pod.refused_own and self.m.free_pages:
+            pod.refused_above += 1
+        pod.refused_own = own
+
+    def _why(self, stop: str, enclave: _Enclave, now: int) -> str:
+        """Why a pod's threads cannot go on."""
+        if self.m.series == "v2" and self.m.was_killed(enclave.id):
+            return f"killed by the OOM path at {self._seconds(now):.3g} s"
+        why = "a page fault could not be served" if stop == "SIGBUS" else "outside the enclave"
+        return f"{stop}: {why} at {self._seconds(now):.3g} s"
 
     def _next_batch(self, thread: _Thread) -> None:
         assert thread.workload is not None
@@ -419,16 +496,25 @@ class NodeSimulation:
         thread.idle = round(batch.idle_ns * self.hz / 1e9)
         thread.release = batch.release
 
-    def _release(self, enclave: _Enclave, first: int, count: int) -> int:
-        """The enclave gives pages back: trim, accept, remove."""
+    def _release(self, thread: _Thread, enclave: _Enclave) -> int:
+        """The enclave gives some of the pages back that its thread is to release: trim, accept, remove."""
         m = self.m
-        before = m.spent()
-        if m.k.g.sgx2:
-            trimmed = m.trim(enclave.id, first, count).done
-            accepted = m.touch(enclave.id, range(first, first + trimmed), accept=True, retry=1).done
-            if accepted:
-                m.remove(enclave.id, first, accepted)
-        return m.spent() - before + 2 * self.ioctl
+        assert thread.release is not None
+        first, count = thread.release
+        n = min(count, RELEASED_AT_ONCE)
+        thread.release = (first + n, count - n) if count > n else None
+        if not self.node.sgx2:
+            return 0
+        before, outs = m.spent(), self._outs_by_others(enclave)
+        trimmed = m.trim(enclave.id, first, n).done
+        accepted = m.touch(enclave.id, range(first, first + trimmed), accept=True, retry=1).done
+        if accepted:
+            m.remove(enclave.id, first, accepted)
+        if m.series != "mainline":
+            enclave.outs_at_limit += self._outs_by_others(enclave) - outs
+        used = m.spent() - before + accepted * self.eremove + 2 * self.ioctl
+        thread.build += used
+        return used
 
     def _thread_finished(self, now: int, thread: _Thread) -> None:
         assert thread.enclave is not None
@@ -465,8 +551,8 @@ class NodeSimulation:
     def _change_limit(self, now: int, change: LimitChange) -> None:
         if self.m.series == "mainline":
             return
-        self._mkdir(change.path)
-        self._event(now, "", change.what)
+        if change.what:
+            self._event(now, "", change.what)
         before = self.m.spent()
         self.m.set_limit(change.path, change.limit_bytes)
         used = self.m.spent() - before
@@ -488,6 +574,9 @@ class NodeSimulation:
         if not enclave.alive or enclave.container.vepc or enclave.id not in self.m.tasks:
             return enclave.totals
         return self.m.enclave_counters(enclave.id)
+
+    def _outs_by_others(self, enclave: _Enclave) -> int:
+        return self.m.enclave_counters(enclave.id)["page_outs_by_others"]
 
     def _sample(self, now: int) -> None:
         m, record = self.m, self.run_record
@@ -517,13 +606,14 @@ class NodeSimulation:
         totals = [self._enclave_counters(e) for e in pod.enclaves]
         for name in ("page_ins", "page_outs", "page_outs_by_others", "faults", "grown"):
             setattr(p, name, sum(t.get(name, 0) for t in totals))
+        p.page_outs_by_others -= sum(e.outs_at_limit for e in pod.enclaves)
         threads = [t for e in pod.enclaves for t in e.threads]
         p.touches = sum(t.touches for t in threads) + sum(t.get("guest", 0) for t in totals)
         p.busy_seconds = self._seconds(sum(t.busy for t in threads))
         p.stall_seconds = self._seconds(sum(t.stall for t in threads))
         p.build_seconds = self._seconds(sum(t.build for t in threads))
         p.wait_seconds = self._seconds(sum(t.wait for t in threads))
-        p.max_events = self.m.refused_charges(p.cgroup)
+        p.max_events = self.m.refused_charges(p.cgroup) + pod.refused_above
 
     def _finish(self, now: int) -> None:
         for pod in self.pods:
@@ -533,6 +623,7 @@ class NodeSimulation:
                 for thread in enclave.threads if enclave.alive else ():
                     if thread.row >= 0:
                         stalls += self.m.stall_histogram(thread.row)
+            stalls[0] = 0  # faults that only insert a PTE, which are priced with the page's EADD
             pod.record.stalls = [int(n) for n in stalls]
             self._where(now, pod)
 

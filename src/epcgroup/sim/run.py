@@ -37,6 +37,7 @@ def simulate(plan: Plan, progress: RunProgress | None = None, command: str = "")
 
 
 def _labels(plan: Plan) -> list[str]:
+    """One a run: "alone:POD", "none", "claims", or "SERIES claims" for limits in another series than the plan's."""
     labels: list[str] = []
     for what in plan.compare:
         if what == "alone":
@@ -45,9 +46,11 @@ def _labels(plan: Plan) -> list[str]:
                 if pod.containers and (pod.template or pod.name) not in seen:
                     seen.add(pod.template or pod.name)
                     labels.append(f"alone:{pod.name}")
+        elif what in ("v2", "v17"):
+            labels.append("claims" if what == plan.series else f"{what} claims")
         else:
             labels.append(what)
-    return labels
+    return list(dict.fromkeys(labels))
 
 
 def _twins(plan: Plan, label: str, run: Run) -> list[Run]:
@@ -64,7 +67,8 @@ def _twins(plan: Plan, label: str, run: Run) -> list[Run]:
 
 
 def _run(plan: Plan, label: str, progress: RunProgress | None) -> Run:
-    limited = label not in ("none",) and not label.startswith("alone:")
+    limited = label != "none" and not label.startswith("alone:")
+    series = plan.series if label == "claims" else label.partition(" ")[0]
     pods: tuple[PodPlan, ...] = plan.pods
     if label.startswith("alone:"):
         # Alone, a pod has the whole time to itself.
@@ -72,7 +76,7 @@ def _run(plan: Plan, label: str, progress: RunProgress | None) -> Run:
     record = Run(
         label=label,
         kind="limited" if limited else "alone" if label.startswith("alone:") else "unlimited",
-        series=plan.series if limited else "mainline",
+        series=series if limited else "mainline",
         duration=plan.duration,
         seed=plan.seed,
         epc_bytes=plan.node.epc_bytes,
