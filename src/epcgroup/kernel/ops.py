@@ -47,9 +47,12 @@ def alloc_epc_page(k, mode):
 
 
 @inline
-def reclaim_candidates(k, n, limit, ignore_age):
-    """Age, block and write the n pages in scan, at most `limit` of them; the number written."""
-    return call(k, OP_RECLAIM, n, limit, ignore_age)
+def reclaim_candidates(k, at, n, limit):
+    """Age, block and write n pages, at most `limit` of them; the number written.
+
+    They stand in slots from `at` on, in a block that has just left its list, or, `at` being 0, in scan.
+    """
+    return call(k, OP_RECLAIM, at, n, limit)
 
 
 @inline

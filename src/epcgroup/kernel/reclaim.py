@@ -96,10 +96,8 @@ def reclaim_simple(k, e, table, at, n, ignore_age):
     g = k.g
     encl = k.encls[e]
     old = P_YOUNG & (ignore_age - 1)  # the bit that saves a page
-    if g.ledger != 0 or encl.lru_many != 0:
-        chosen = age_with_ledger(k, table, at, n, old)
-    else:
-        chosen = age_and_write(k, table, at, n, old)
+    by_page = g.ledger != 0 or encl.lru_many != 0  # more to do about each than its state
+    chosen = age_and_sort(k, table, at, n, old, 0 if by_page else P_ON_EPC)
     kept = n - chosen
     if ignore_age == 0:
         k.counters[C_AGE_SCAN] += n
@@ -116,8 +114,8 @@ def reclaim_simple(k, e, table, at, n, ignore_age):
     k.counters[C_EBLOCK] += chosen
     etrack(k, e)
     k.counters[C_EWB] += chosen
-    if g.ledger != 0 or encl.lru_many != 0:
-        write_with_ledger(k, e, chosen)
+    if by_page:
+        write_by_page(k, e, chosen)
     else:
         g.nr_free += chosen
         uncharge_pages(k, encl.lru_cgroup, chosen)
@@ -133,28 +131,11 @@ def reclaim_simple(k, e, table, at, n, ignore_age):
 
 
 @inline
-def age_with_ledger(k, table, at, n, old):
-    """Sort pages into those to be written and those that stay; returns how many to write."""
-    state = k.state
-    scan = k.scan
-    chosen = 0
-    kept = 0
-    for i in range(n):
-        v = table[at + i]
-        s = state[v]
-        young = (s & old) >> P_YOUNG_SHIFT
-        state[v] = s & (255 ^ (young << P_YOUNG_SHIFT))
-        scan[chosen] = v
-        scan[NR_TO_SCAN_MAX + kept] = v
-        prefetch(k.place, v)
-        kept += young
-        chosen += 1 ^ young
-    return chosen
+def age_and_sort(k, table, at, n, old, lost):
+    """Sort pages into those to be written, which lose the bits `lost`, and those that stay: how many to write.
 
-
-@inline
-def age_and_write(k, table, at, n, old):
-    """As age_with_ledger, and those to be written leave the EPC: of each only its node's count comes back."""
+    The nodes of lost pages get their free frames back.
+    """
     state = k.state
     scan = k.scan
     chosen = 0
@@ -164,20 +145,23 @@ def age_and_write(k, table, at, n, old):
         v = table[at + i]
         s = state[v]
         young = (s & old) >> P_YOUNG_SHIFT
-        state[v] = s & (255 ^ (P_YOUNG | (P_ON_EPC & (young - 1))))
+        state[v] = s & (255 ^ (P_YOUNG | (lost & (young - 1))))
         scan[chosen] = v
         scan[NR_TO_SCAN_MAX + kept] = v
         freed += (1 ^ young) << (16 * (s >> P_NODE_SHIFT))
         kept += young
         chosen += 1 ^ young
-    for node in range(k.g.nr_nodes):
-        k.fifos[node].len += (freed >> (16 * node)) & 0xFFFF
+    if lost != 0:
+        for node in range(k.g.nr_nodes):
+            k.fifos[node].len += (freed >> (16 * node)) & 0xFFFF
     return chosen
 
 
 @kernel
-def write_with_ledger(k, e, n):
+def write_by_page(k, e, n):
     """The n pages in scan leave the EPC, each with its frame, its charge, a VA slot and backing pages."""
+    for i in range(n):
+        prefetch(k.place, k.scan[i])
     encl = k.encls[e]
     memcg = charge_mm(k, e)
     backing = n
@@ -209,14 +193,19 @@ def write_with_ledger(k, e, n):
 
 
 @operation
-def reclaim_candidates(k, n, limit, ignore_age):
+def reclaim_candidates(k, at, n, limit):
     """ops.reclaim_candidates."""
     g = k.g
     g.batch += 1
+    ignore_age = g.ignore_age
+    table = k.scan if at == 0 else k.slots
     if n <= limit:
-        e = one_simple_enclave(k, k.scan, 0, n)
+        e = one_simple_enclave(k, table, at, n)
         if e != NIL:
-            return reclaim_simple(k, e, k.scan, 0, n, ignore_age)
+            return reclaim_simple(k, e, table, at, n, ignore_age)
+    if at != 0:
+        for i in range(n):
+            k.scan[i] = table[at + i]
     chosen = 0
     for i in range(n):
         v = k.scan[i]
@@ -244,19 +233,14 @@ def reclaim_candidates(k, n, limit, ignore_age):
 @kernel
 def reclaim_pages(k, f):
     """Mainline and v17: one batch from list f; returns the candidates taken off it."""
-    g = k.g
-    if g.ledger == 0 and fifo_whole_block(k, f):
-        # The common batch, in place.
-        at = k.fifos[f].head
-        e = one_simple_enclave(k, k.slots, at, NR_TO_SCAN)
-        if e != NIL:
-            fifo_take_block(k, f)
-            fifo_prefetch(k, f)
-            g.nr_lru -= NR_TO_SCAN
-            g.batch += 1
-            reclaim_simple(k, e, k.slots, at, NR_TO_SCAN, 0)
-            return NR_TO_SCAN
-    n = isolate(k, f, 0, NR_TO_SCAN)
+    if fifo_whole_block(k, f):
+        at = fifo_take_block(k, f)
+        n = NR_TO_SCAN
+        k.g.nr_lru -= n
+        fifo_prefetch(k, f)
+    else:
+        at = 0
+        n = isolate(k, f, 0, NR_TO_SCAN)
     if n != 0:
-        write_candidates(k, n, NR_TO_SCAN, 0)
+        write_candidates(k, at, n, NR_TO_SCAN)
     return n

@@ -166,6 +166,7 @@ GLOBALS = _record(
     ("fatal", "i8", "OOPS or HANG: the machine is dead"),
     ("status", "i8", "why the last batch stopped: 0 or a negative number"),
     ("batch", "i8", "number of the reclaim batch"),
+    ("ignore_age", "i8", "v2: 1 while candidates are written however young they are"),
     ("retries", "i8", "fault repeats used by the last batch"),
     ("skip_credit", "i8", "touch batch: how much looking for runs of hits has paid lately"),
     ("mhz", "i8", "timed: cycles a microsecond, for the histogram of stalls"),

@@ -97,7 +97,8 @@ def reclaim_batch(k, root, nr, ignore_age):
     taken = isolate_pages(k, root, nr)
     if taken == 0:
         return 0
-    return reclaim_candidates(k, taken, NR_TO_RECLAIM_MAX, ignore_age)
+    k.g.ignore_age = ignore_age
+    return reclaim_candidates(k, 0, taken, NR_TO_RECLAIM_MAX)
 
 
 @kernel
