@@ -307,7 +307,7 @@ def _node(top: _Table) -> NodePlan:
 def _pods(top: _Table) -> tuple[list[PodPlan], list[str]]:
     plans: list[PodPlan] = []
     notes: list[str] = []
-    files: list[str] = []
+    templates: list[str] = []  # of pods from manifests
     rows = top.tables("pods", ("manifest", *POD_KEYS))
     for row in rows:
         if "manifest" not in row.values:
@@ -316,12 +316,11 @@ def _pods(top: _Table) -> tuple[list[PodPlan], list[str]]:
         extra = next((name for name in row.values if name not in ("manifest", "use")), None)
         if extra is not None:
             raise row.fault(extra, "does not go with manifest; allowed beside it: use")
-        files.append(_text(row, "manifest", row.values["manifest"]))
-        made, said = _from_manifest(row, files[-1], top.values.get("use", {}))
+        made, said = _from_manifest(row, _text(row, "manifest", row.values["manifest"]), top.values.get("use", {}))
         plans += made
+        templates += [plan.template for plan in made]
         notes += said
     uses = _uses(_Table(top.values.get("use", {}), top.file, "use", tuple(_mapping(top, "use"))))
-    templates = [plan.template for plan in plans]
     for name in uses:
         if name not in templates:
             raise top.fault(f"use.{name}", f"no pod {quoted(name)} in a manifest{nearest(name, templates)}")
