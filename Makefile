@@ -45,6 +45,7 @@ bench: $(INSTALLED) ## how fast the machine is
 	$(BIN)/python -m bench
 
 golden: $(INSTALLED) ## renew what documents and golden tests show; look at the difference before you commit it
+	EPCGROUP_RENEW_SCENARIOS=1 $(BIN)/pytest -n 0 tests/test_scenarios.py
 	EPCGROUP_RENEW_DOCS=1 $(BIN)/pytest -n 0 tests/test_docs.py
 
 clean: ## remove everything that was made

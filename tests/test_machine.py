@@ -516,3 +516,21 @@ def test_numpy_arrays_and_sequences_of_pages_are_the_same(machine: Boot) -> None
     m = machine(64)
     enclave(m, "e", "/", size=16, pages=4)
     assert m.touch("e", np.arange(4, dtype=np.uint32)) == m.touch("e", range(4)) == m.touch("e", [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("series", ["mainline", "v17"])
+def test_a_memory_error_in_a_page_in_use_takes_it_off_the_list_once(series: str) -> None:
+    """Mainline unmarks it at once (Linux 6.16); removing it later must not unmark it again."""
+    m = Machine([Section(0, 140)], series)  # type: ignore[arg-type]
+    m.enclave_create("e", nr_pages=64)
+    m.add_pages("e", 0, 8)
+    m.init("e")
+    m.poison(0, 5)  # the frame of page 3: VA page and SECS come first
+    assert m.k.g.nr_lru == (7 if series == "mainline" else 8)
+    m.trim("e", 3)
+    m.touch("e", [3], accept=True)
+    assert m.remove("e", 3).done == 1
+    assert m.k.g.nr_lru == 7
+    m.close("e")
+    assert (m.free_pages, m.k.nodes[0].nr_poison) == (140, 1)
+    validate_everything(m)

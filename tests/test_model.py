@@ -18,7 +18,7 @@ from epcgroup.kernel.validate import validate_everything
 from epcgroup.oplog import Replayer
 
 FATAL = ("OOPS", "HANG", "DEADLOCK")
-SERIES = ("v17", "v2")
+SERIES = ("v17", "v2", "mainline")
 
 
 def play(series: str, rng: random.Random, n: int) -> None:

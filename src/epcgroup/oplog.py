@@ -388,7 +388,8 @@ def state(m: Machine, *, summary: bool = False, full: bool = False) -> Op:
     return {
         "nr_free": int(k.g.nr_free),
         "nodes": [_node(m, row, full) for row in range(int(k.g.nr_nodes))],
-        "cgroups": [_cgroup(m, c, summary) for c in _preorder(m)],
+        # In mainline EPC pages keep no cgroup alive.
+        "cgroups": [_cgroup(m, c, summary) for c in _preorder(m) if m.series != "mainline" or k.cgroups[c].online],
         "enclaves": {name: _enclave(m, name, summary, full) for name in _by_process(m)},
         "vepcs": {name: _vepc(m, name) for name in m.vepcs},
         "zombies": int(k.g.nr_zombies),
@@ -470,17 +471,17 @@ def _page_name(m: Machine, v: int) -> tuple[str, int]:
 def _cgroup(m: Machine, c: int, summary: bool) -> Op:
     k = m.k
     cg = k.cgroups[c]
-    v2 = m.series == "v2"
+    v2, v17 = m.series == "v2", m.series == "v17"
     pages = lru_pages(m, c)
     limit = m.raw_limit(c)
     dump: Op = {
         "path": m.cgroup_name(c),
         "online": bool(cg.online),
-        "usage": int(cg.usage),
+        "usage": int(cg.usage) if v2 or v17 else 0,  # mainline counts for reports only
         "max": "max" if limit is None else limit,
         "events": int(cg.events),
     }
-    if not v2:
+    if v17:
         dump |= {"events_local": int(cg.events_local), "peak": int(cg.peak)}
     dump["nlru"] = len(pages)
     if not summary:
@@ -491,12 +492,21 @@ def _cgroup(m: Machine, c: int, summary: bool) -> Op:
             dump["unrec"] = _runs(_pin_name(m, pin) for pin in _unreclaimable(m, c))
         dump["iter"] = None if cg.iter == structs.NIL else m.cgroup_name(int(cg.iter))
         dump["epoch"] = int(cg.epoch)
-    else:
+    elif v17:
         dump["next"] = m.cgroup_name(int(cg.next_cg))
     dump |= {"pending": bool(cg.pending), "tasks": int(cg.tasks), "backing": int(cg.backing)}
     if c != 0:
-        dump["refs"] = int(cg.online + cg.tasks + cg.pages + cg.children)
+        refs = int(cg.online + cg.tasks + cg.pages + cg.children)
+        dump["refs"] = refs if v2 or v17 else int(cg.online + cg.tasks) + _online_children(m, c)
     return dump
+
+
+def _online_children(m: Machine, c: int) -> int:
+    child, n = int(m.k.cgroups[c].first_child), 0
+    while child != structs.NIL:
+        n += int(m.k.cgroups[child].online)
+        child = int(m.k.cgroups[child].next)
+    return n
 
 
 def _unreclaimable(m: Machine, c: int) -> list[int]:

@@ -28,6 +28,7 @@ from epcgroup.kernel.structs import (
     P_MAPPED,
     P_NOT_ENCLAVE,
     P_RESIDENT,
+    P_UNTRACKED,
     P_YOUNG,
     PIN_SECS,
     PIN_VA,
@@ -145,6 +146,9 @@ def mark_page_reclaimable(k, e, v):
 
 @inline
 def unmark_page_reclaimable(k, e, v):
+    if k.g.series == MAINLINE and k.state[v] & P_UNTRACKED != 0:
+        k.state[v] &= 255 ^ P_UNTRACKED  # a memory error has taken it off already
+        return
     fifo_leave(k, list_of(k, page_cgroup(k, e, v)), v)
     k.g.nr_lru -= 1
 

@@ -8,7 +8,7 @@ from epcgroup.kernel.encl import list_of
 from epcgroup.kernel.epc_page import is_poisoned, node_of
 from epcgroup.kernel.fifo import fifo_leave, fifo_pop, fifo_push
 from epcgroup.kernel.jit import syscall
-from epcgroup.kernel.structs import MAINLINE, P_RESIDENT, P_STALE
+from epcgroup.kernel.structs import MAINLINE, NIL, P_RESIDENT, P_UNTRACKED
 
 
 @syscall
@@ -33,9 +33,13 @@ def memory_failure(k, frame):
 def unmark_poisoned(k, frame):
     """Since Linux 6.16 a poisoned page in use is taken off the reclaimable list, so that EWB never reads it."""
     f = list_of(k, 0)
+    hit = NIL
     for _ in range(k.fifos[f].len):
         entry = fifo_pop(k, f)
         fifo_push(k, f, entry)
-        if k.state[entry] & (P_RESIDENT | P_STALE) == P_RESIDENT and k.place[entry].where == frame:
-            fifo_leave(k, f, entry)
-            k.g.nr_lru -= 1
+        if k.state[entry] & P_RESIDENT != 0 and k.place[entry].where == frame:
+            hit = entry
+    if hit != NIL and k.state[hit] & P_UNTRACKED == 0:
+        fifo_leave(k, f, hit)
+        k.state[hit] |= P_UNTRACKED
+        k.g.nr_lru -= 1

@@ -63,6 +63,7 @@ P_RESIDENT = 4  # has an EPC page; where = frame, who = charged cgroup
 P_KNOWN = 8  # the enclave has a record of the page; known and not resident: where = VA page, who = memory cgroup
 P_STALE = 16  # older entries of the page stand in a list, see fifo.py
 P_NOT_ENCLAVE = 32  # v2: recorded without the ENCLAVE bit (EAUG, MODIFY_TYPES)
+P_UNTRACKED = 32  # mainline: resident, but taken off the list by a memory error
 P_YOUNG_SHIFT = 1
 P_NODE_SHIFT = 6  # without the ledger: row of nodes of its EPC page (at most 4)
 

@@ -172,8 +172,8 @@ def costs_line(run_set: RunSet) -> str:
 def as_json(run_set: RunSet) -> dict[str, Any]:
     """The comparison's numbers, for programs; keys are stable within JSON_FORMAT, null is "not applicable".
 
-    format, title, verdict, cost_profile, notes[], and runs[]: kind (alone, unlimited, limited), label, series,
-    epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome, state (ran, idle, stuck,
+    format, title, verdict, cost_profile, notes[], config (as saved), and runs[]: kind (alone, unlimited, limited),
+    label, series, epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome, state (ran, idle, stuck,
     ended, refused), claim_bytes, limit_bytes, use_bytes, life_seconds, epc_mean_bytes, epc_peak_bytes,
     page_ins_per_second, page_outs_per_second, page_outs_by_others_share, lost_share, cpu_wait_share,
     touches_per_thread_second, slowdown, p99_stall_seconds, refused_charges, stuck_since_seconds. Alone runs of
@@ -198,6 +198,7 @@ def as_json(run_set: RunSet) -> dict[str, Any]:
             for group in comparison.groups
         ],
         "notes": list(run_set.notes),
+        "config": run_set.config,
     }
 
 
@@ -235,7 +236,7 @@ def remarks(row: PodMetrics) -> list[str]:
     if row.stuck_since is not None:
         said.append(f"no progress after {seconds(row.stuck_since)}, charges refused again and again")
     if row.state == "idle":
-        said.append("touched nothing")
+        said.append("touched nothing in this time (still being built? a longer --duration shows it)")
     return said
 
 

@@ -55,7 +55,7 @@ def _slowed(row: PodMetrics) -> bool:
 def _waits(row: PodMetrics) -> bool:
     """Slower than alone, but more for want of a CPU than of EPC."""
     waiting = row.waiting or 0.0
-    return (row.slowdown or 0.0) >= SLOWED and waiting > (1 - waiting) * (row.lost or 0.0)
+    return (row.slowdown or 0.0) >= SLOWED and waiting > (row.lost or 0.0)
 
 
 def _pace(row: PodMetrics) -> str:

@@ -17,11 +17,9 @@ from epcgroup.units import format_bytes
 
 RunProgress = Callable[[str, float], None]  # label of the run, share that is done
 
-MODELLED = (
-    "Exact: which pages are charged, refused, scanned, written out and loaded, by the series' own rules.",
-    "Modelled: time. Costs are the profile's cycles; what else a thread does, caches and memory bandwidth are not "
-    f"modelled, and pods interleave in slices of {SLICE_SECONDS * 1e6:g} us "
-    f"({LONG_SLICE_SECONDS * 1e3:g} ms while nothing pages).",
+SLICES = (
+    f"pods interleave in slices of {SLICE_SECONDS * 1e6:g} us ({LONG_SLICE_SECONDS * 1e3:g} ms while nothing pages); "
+    "what is shorter is approximate"
 )
 
 
@@ -33,7 +31,7 @@ def simulate(plan: Plan, progress: RunProgress | None = None, command: str = "")
         runs += [run, *_twins(plan, label, run)]
         if run.ended_early and run.ended_early.startswith("interrupted"):
             break
-    return RunSet(plan.title, runs, configuration(plan, command), [*plan.notes, *MODELLED])
+    return RunSet(plan.title, runs, configuration(plan, command), [*plan.notes, SLICES])
 
 
 def _labels(plan: Plan) -> list[str]:
