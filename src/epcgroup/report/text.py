@@ -173,8 +173,9 @@ def as_json(run_set: RunSet) -> dict[str, Any]:
     """The comparison's numbers, for programs; keys are stable within JSON_FORMAT, null is "not applicable".
 
     format, title, verdict, cost_profile, notes[], config (as saved), and runs[]: kind (alone, unlimited, limited),
-    label, series, epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome, state (ran, idle, stuck,
-    ended, refused), claim_bytes, limit_bytes, use_bytes, life_seconds, epc_mean_bytes, epc_peak_bytes,
+    label, series, epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome,
+    state (ran, idle, stuck, ended, refused), claim_bytes, limit_bytes, use_bytes,
+    life_seconds, epc_mean_bytes, epc_peak_bytes,
     page_ins_per_second, page_outs_per_second, page_outs_by_others_share, lost_share, cpu_wait_share,
     touches_per_thread_second, slowdown, p99_stall_seconds, refused_charges, stuck_since_seconds. Alone runs of
     one series stand in one entry.
