@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
+from conservation import check_conservation
 
 from epcgroup.report import text
 from epcgroup.sim import scenario
 from epcgroup.sim.run import simulate
-from epcgroup.trace import PodRun, Run, RunSet
+from epcgroup.trace import PodRun, RunSet
 from epcgroup.units import PAGE_SIZE
 
 FOLDER = Path(__file__).parent.parent / "scenarios"
@@ -32,26 +33,6 @@ def shown(name: str) -> RunSet:
     for run in run_set.runs:
         check_conservation(run)
     return run_set
-
-
-def check_conservation(run: Run) -> None:
-    """What holds in any run."""
-    for pod in run.pods:
-        limit = run.epc_bytes if pod.limit_bytes is None else min(pod.limit_bytes, run.epc_bytes)
-        assert max(pod.s_usage_bytes) <= limit
-        assert 0 <= pod.page_outs_by_others <= pod.page_outs
-        # Every page-in brings back a page that went out; what is out fits into the enclaves.
-        assert 0 <= pod.page_outs - pod.page_ins <= pod.use_bytes // PAGE_SIZE
-        for samples in (pod.s_page_ins, pod.s_page_outs, pod.s_touches, pod.s_stall_seconds, pod.s_max_events):
-            assert list(samples) == sorted(samples)
-            assert len(samples) == len(run.times)
-    used = [sum(pod.s_usage_bytes[i] for pod in run.pods) for i in range(len(run.times))]
-    assert [u + f + r for u, f, r in zip(used, run.s_free_bytes, run.s_unattributed_bytes, strict=True)] == [
-        run.epc_bytes
-    ] * len(run.times)
-    assert not any(run.s_unattributed_bytes)
-    worked = sum(p.busy_seconds + p.stall_seconds + p.build_seconds for p in run.pods)
-    assert worked + run.ksgxd_seconds + run.kworker_seconds <= run.cpus * run.duration * 1.01
 
 
 def pods(run_set: RunSet, label: str) -> dict[str, PodRun]:

@@ -1,14 +1,27 @@
 """The simulated node: what pods cost, who gets a CPU, what limits and their changes do, on nodes of a few pages."""
 
 import pytest
+from conservation import check_conservation
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nodes import MIB, PAGE, plan, pod
 
 from epcgroup.interface import UNLIMITED
 from epcgroup.machine import MAX_ENCLAVE_PAGES
 from epcgroup.sim import node
 from epcgroup.sim.cost import profile
-from epcgroup.sim.plan import MAX_ENCLAVE_BYTES, LimitChange, NodePlan, Plan, SectionPlan, heap_pages
+from epcgroup.sim.plan import (
+    MAX_ENCLAVE_BYTES,
+    ContainerPlan,
+    LimitChange,
+    NodePlan,
+    Plan,
+    PodPlan,
+    SectionPlan,
+    heap_pages,
+)
 from epcgroup.sim.run import simulate
+from epcgroup.sim.workload import parse_workload
 from epcgroup.trace import PodRun, Run
 
 COSTS = profile("default")
@@ -259,3 +272,71 @@ def test_the_largest_enclave_is_the_machines() -> None:
 def test_max_is_no_limit() -> None:
     record = one(plan(pod("a", MIB, claim=64 * PAGE, limit_bytes=UNLIMITED), limits={"a": None}))
     assert record.s_usage_bytes[-1] == MIB
+
+
+# ---- any node ---------------------------------------------------------------------------------------
+
+WORKLOADS = (
+    "uniform",
+    "zipf:1.2,touch_ns=1000",
+    "loop:touch_ns=3000",
+    "hot+scan",
+    "bursts:on=2ms,off=3ms",
+    "grow:2Gi,begin=0.1,shrink_at=0.9",
+    "grow:4Gi,begin=0.01",
+    "phases:2ms@0-0.5=loop,1000=uniform",
+)
+
+
+@st.composite
+def containers(draw: st.DrawFn, name: str) -> ContainerPlan:
+    enclaves, vepc = draw(st.sampled_from([1, 1, 3])), draw(st.integers(0, 9)) == 0
+    use = draw(st.integers(3 * enclaves, 900)) * PAGE
+    return ContainerPlan(
+        name,
+        use,
+        claim_bytes=draw(st.sampled_from([None, use, use // 2, 40 * PAGE])),
+        workload=parse_workload(draw(st.sampled_from(WORKLOADS))),
+        threads=draw(st.sampled_from([1, 2, 5])),
+        enclaves=enclaves,
+        edmm=not vepc and draw(st.booleans()),
+        vepc=vepc,
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    pods, shared = [], draw(st.booleans())
+    for i in range(draw(st.integers(1, 4))):
+        inside = tuple(draw(containers(f"c{j}")) for j in range(draw(st.integers(1, 2))))
+        claims = [c.claim_bytes for c in inside if c.claim_bytes]
+        pods.append(
+            PodPlan(
+                f"p{i}",
+                inside,
+                claim_bytes=sum(claims) if claims else None,
+                numa=draw(st.sampled_from([None, 0, 1])),
+                start=draw(st.sampled_from([0.0, 0.01])),
+                stop=draw(st.sampled_from([None, 0.03])),
+                cgroup=f"/t/p{i}" if shared else "",
+            )
+        )
+    numbers = draw(st.sampled_from([[0], [0, 1], [1, 0, 1]]))
+    sections = tuple(SectionPlan(n, draw(st.integers(40, 800)) * PAGE) for n in numbers)
+    limits = {"/t": draw(st.integers(1, 1500)) * PAGE} if shared and draw(st.booleans()) else {}
+    return Plan(
+        "any",
+        NodePlan(sections, cpus=draw(st.sampled_from([1, 2, 8])), sgx2=draw(st.booleans())),
+        tuple(pods),
+        0.04,
+        seed=draw(st.integers(0, 9)),
+        compare=("none", "v17", "v2"),
+        limits=limits,
+    )
+
+
+@settings(max_examples=25)
+@given(plan=plans())
+def test_on_any_node_nothing_is_made_of_nothing(plan: Plan) -> None:
+    for run in simulate(plan).runs:
+        check_conservation(run)

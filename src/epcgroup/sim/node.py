@@ -314,21 +314,18 @@ class NodeSimulation:
                 self._make_kernel_ready(_Thread("kworker", work=row), when + self.wakeup)
 
     def _kernel_thread(self, thread: _Thread, now: int) -> int:
-        before = self.m.spent()
-        if thread.work < 0:
-            done = False
-            while not done and self.m.spent() - before < self.spin:
-                done = self.m.ksgxd(1)
-        else:
+        """Batches of ksgxd or of a kworker until a slice is over. One that finds work but none that can be done (v2's
+        may, as long as it is woken) looks again and again, and keeps its CPU."""
+        m, before, used, done = self.m, self.m.spent(), 0, False
+        held = [e for e in self.served.get(thread.work, ()) if e.id in m.tasks]
+        outs = [self._outs_by_others(e) for e in held]
+        while not done and used < self.spin:
+            done = m.ksgxd(1) if thread.work < 0 else m.work_batch(thread.work)
+            spent = m.spent() - before
+            used = spent if spent > used else max(self.wakeup if done else self.short_slice, used)
+        for enclave, n in zip(held, outs, strict=True):
             # For the ring a kworker is somebody else; here it is the pod's own limit at work.
-            held = [e for e in self.served.get(thread.work, ()) if e.id in self.m.tasks]
-            outs = [self._outs_by_others(e) for e in held]
-            done = False
-            while not done and self.m.spent() - before < self.spin:
-                done = self.m.work_batch(thread.work)
-            for enclave, n in zip(held, outs, strict=True):
-                enclave.outs_at_limit += self._outs_by_others(enclave) - n
-        used = max(self.m.spent() - before, self.wakeup if done else 1)
+            enclave.outs_at_limit += self._outs_by_others(enclave) - n
         if thread.work < 0:
             self.run_record.ksgxd_seconds += self._seconds(used)
             if done:
