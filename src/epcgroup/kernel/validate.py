@@ -358,7 +358,7 @@ def validate_enclaves(k):
         assert encl.child == encl.nr_resident, f"{where}: secs_child_cnt {encl.child}, {encl.nr_resident} resident"
         assert encl.child == 0 or encl.secs != NIL, f"{where}: children without a SECS"
         assert encl.secs != NIL or encl.flags & (E_INIT | E_OOM), f"{where}: lost its SECS before EINIT"
-        if k.g.series != V2:
+        if k.g.series == V17:
             assert not (states & P_NOT_ENCLAVE).any(), f"{where}: v2's mark in another series"
         assert not ((states & P_NOT_ENCLAVE != 0) & ~resident).any()
         if not encl.flags & E_OOM:
