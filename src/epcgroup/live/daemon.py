@@ -30,7 +30,7 @@ from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.pager import COUNTERS, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
 from epcgroup.machine import MAX_ENCLAVE_PAGES, TP_ELDU, TP_EWB, TP_OOM, Machine, Section
-from epcgroup.units import PAGE_SIZE, parse_bytes
+from epcgroup.units import PAGE_SIZE
 
 Series = Literal["v2", "v17"]
 
@@ -623,11 +623,3 @@ def _maps(pid: int, address: int, area: Area) -> bool:
         if fields[0].lstrip("0") == wanted:
             return int(fields[4]) == inode and fields[1].startswith("rw-s") and fields[2] == "00000000"
     return False
-
-
-def size_of_pool(text: str) -> int:
-    """The --epc of `up` in bytes, whole pages; InputError."""
-    size = parse_bytes(text, where="--epc")
-    if not 1 << 18 <= size <= 1 << 40 or size % PAGE_SIZE:
-        raise InputError(f"{text.strip()} is not whole pages of 4Ki between 256Ki and 1Ti", where="--epc")
-    return size
