@@ -3,7 +3,8 @@
 A turn of the loop takes what is ready, runs the reclaim works and a batch of ksgxd if they are wanted, ends the
 enclaves that ended, and compares the kernel's count of the pool with ours. Clients are known by pidfd and by their
 cgroup2 path when they create the enclave; nothing they say or leave unsaid makes the loop wait. Who takes more of
-the pool than the machine gave is revoked: SIGBUS. A fault that the machine cannot serve is SIGBUS too.
+the pool than the machine gave is revoked: SIGBUS. A fault that the machine refuses is SIGBUS too; one that finds no
+room yet is repeated, as a processor does, for as long as it takes.
 
 `strict` asserts at every turn what always holds: usage never above a limit (or rising above one that was lowered
 below it), the pool's pages exactly those of the machine.
@@ -20,7 +21,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,13 +30,14 @@ from epcgroup.errors import InputError, MachineError
 from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.pager import COUNTERS, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
-from epcgroup.machine import MAX_ENCLAVE_PAGES, TP_ELDU, TP_EWB, TP_OOM, Machine, Section
+from epcgroup.machine import MAX_ENCLAVE_PAGES, TP_ELDU, TP_EWB, TP_OOM, Batch, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
 Series = Literal["v2", "v17"]
 
 SO_PEERPIDFD = 77
-FAULT_TRIES = 100  # of a fault that finds no room, each after all reclaim that was wanted
+FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
+WAIT_SECONDS = 0.01  # until a fault that found no room is tried again
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 
 
@@ -51,6 +53,19 @@ class Client:
     area: Area | None = None
     attached: bool = False
     lifeline: int = -1  # the end whose closing is SIGBUS
+    revoked: bool = False
+
+
+class _Ghost(NamedTuple):
+    """What is kept of an enclave that ended before its process: the process may still write to the file."""
+
+    pidfd: int
+    file: int
+    lifeline: int  # hangs up only now: a process that is exiting would die of SIGBUS instead
+
+    def close(self) -> None:
+        for fd in self:
+            os.close(fd)
 
 
 class Daemon:
@@ -79,9 +94,10 @@ class Daemon:
         self._by_area: dict[str, Client] = {}
         self._by_uffd: dict[int, Client] = {}
         self._by_pidfd: dict[int, Client] = {}
-        self._ghosts: list[tuple[int, int]] = []  # pidfd and file of enclaves that ended before their process
+        self._ghosts: list[_Ghost] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
         self._late: list[tuple[Client, uffd.Message]] = []  # heard while something else was done
+        self._waiting: list[tuple[Client, int]] = []  # faults that found no room: client and page
         self._ages_seen = 0
         self._ksgxd_runs = False
         self._epoll = select.epoll()
@@ -115,9 +131,8 @@ class Daemon:
         for client in [*self._clients.values()]:
             self._end(client)
         self._release_ended()
-        for pidfd, file in self._ghosts:
-            os.close(pidfd)
-            os.close(file)
+        while self._ghosts:
+            self._ghosts.pop().close()
         (self.directory / wire.SOCKET_NAME).unlink(missing_ok=True)
         self._server.close()
         self._epoll.close()
@@ -149,6 +164,8 @@ class Daemon:
         self.turns += 1
         if self._busy():
             timeout = 0.001 if any(area.retry for area in self.pager.areas.values()) else 0
+        elif self._waiting:
+            timeout = WAIT_SECONDS if timeout is None else min(timeout, WAIT_SECONDS)
         ready = self._epoll.poll(timeout, 64)
         for fd, _ in ready:
             if fd in self._by_uffd:
@@ -163,6 +180,10 @@ class Daemon:
                 self._accept()
         while self._late:
             self._message(*self._late.pop(0))
+        waiting, self._waiting = self._waiting, []
+        for client, page in waiting:
+            if client.area is not None and client not in self._ended and client.area.state[page] in (NEW, SEALED):
+                self._serve_fault(client, client.area, page, 0)
         self._background()
         for client in self._clients.values():
             if client.area is not None and client.area.retry:
@@ -298,7 +319,8 @@ class Daemon:
             self.machine.enclave_create(name, group, nr_pages)
         finally:
             self._carry_out()
-        self.machine.init(name)
+        if self.machine.series != "v2":
+            self.machine.init(name)
         client.group = group
         client.area = area = self.pager.new_area(name, number, nr_pages)
         area.pidfd = os.dup(client.pidfd)
@@ -356,8 +378,11 @@ class Daemon:
             self._revoke(client)
             return
         page = (message.b - area.address) // PAGE_SIZE
+        self._serve_fault(client, area, page, message.a)
+
+    def _serve_fault(self, client: Client, area: Area, page: int, flags: int) -> None:
         try:
-            self._fault(client, area, page, message.a)
+            self._fault(client, area, page, flags)
         except Revoked:
             self._revoke(client)
 
@@ -366,11 +391,13 @@ class Daemon:
             raise Revoked("a fault outside")
         state = area.state[page]
         if state in (NEW, SEALED):
-            batch = self.machine.touch(area.id, [page], retry=FAULT_TRIES)
+            batch = self._touch_absent(area.id, page, state == NEW)
             self._carry_out()
             if client in self._ended:
                 return
-            if batch.stop is not None:
+            if batch.stop == "EBUSY":
+                self._waiting.append((client, page))
+            elif batch.stop is not None:
                 self.unserved += 1
                 self.pager.poison(area, page)
             elif state == NEW:
@@ -385,6 +412,16 @@ class Daemon:
         else:
             assert state == MAPPED
             self.pager.map_again(area, page)
+
+    def _touch_absent(self, name: str, page: int, new: bool) -> Batch:
+        """The machine's part of a fault in a page that is not on the EPC."""
+        if new and self.machine.series == "v2":
+            # v2 cannot reclaim a page that was added by a fault (EAUG) and hangs or dies of it. Here its enclaves stay
+            # uninitialised, and each page is added (EADD) before its first touch.
+            batch = self.machine.add_pages(name, page)
+            if batch.stop is not None:
+                return batch
+        return self.machine.touch(name, [page], retry=FAULT_TRIES)
 
     def _carry_out(self) -> None:
         """Do what the machine has decided since the last time, in its order."""
@@ -437,6 +474,7 @@ class Daemon:
         """Take the enclave away: whoever maps it gets SIGBUS."""
         if client not in self._ended:
             self.revoked += 1
+            client.revoked = True
             self._end(client)
 
     def _end(self, client: Client) -> None:
@@ -473,12 +511,14 @@ class Daemon:
             # Its own copy keeps the description alive: epoll would not forget it by itself.
             self._epoll.unregister(area.uffd)
             del self._by_uffd[area.uffd]
-        if not _has_exited(client.pidfd):
-            self._ghosts.append((os.dup(client.pidfd), os.dup(area.file)))
+        if client.revoked or _has_exited(client.pidfd):
+            os.close(client.lifeline)
+        else:
+            self._ghosts.append(_Ghost(os.dup(client.pidfd), os.dup(area.file), client.lifeline))
         self.pager.forget(area)
         del self._by_area[area.id]
         client.area, client.attached = None, False
-        os.close(client.lifeline)
+        self._waiting = [(who, page) for who, page in self._waiting if who is not client]
         self._late = [(who, message) for who, message in self._late if who is not client]
 
     # ---- audit -------------------------------------------------------------------------------------
@@ -491,12 +531,11 @@ class Daemon:
                 if client.area is not None and pages_of_file(client.area.file) > client.area.in_pool:
                     self._revoke(client)
             self._release_ended()
-            for pidfd, file in list(self._ghosts):
-                os.ftruncate(file, 0)
-                if _has_exited(pidfd):
-                    self._ghosts.remove((pidfd, file))
-                    os.close(pidfd)
-                    os.close(file)
+            for ghost in self._ghosts:
+                os.ftruncate(ghost.file, 0)
+        for ghost in [ghost for ghost in self._ghosts if _has_exited(ghost.pidfd)]:
+            self._ghosts.remove(ghost)
+            ghost.close()
         if self.strict:
             self._assert_exact()
 
@@ -603,6 +642,7 @@ class Daemon:
             "revoked": self.revoked,
             "unserved": self.unserved,
             "dropped": self.dropped,
+            "waiting": len(self._waiting),
             "groups": groups,
             "enclaves": enclaves,
         }

@@ -8,6 +8,7 @@ fault, and so seen. `pageout` unmaps by process_madvise; without it the page is 
 What an event of the kernel means is decided by the page's state here, not by the event's flags: events may be stale.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -263,6 +264,10 @@ class Pager:
     def forget(self, area: Area) -> None:
         """The enclave ends: its pages leave the pool, and what still maps it gets SIGBUS."""
         os.ftruncate(area.file, 0)
+        if area.uffd >= 0:
+            # ESRCH: nobody is left; EINVAL: it has unmapped some of it.
+            with contextlib.suppress(OSError):
+                uffd.unregister(area.uffd, area.address, area.nr_pages * PAGE_SIZE)
         del self.areas[area.id]
         for fd in (area.file, area.uffd, area.pidfd):
             if fd >= 0:

@@ -137,6 +137,11 @@ def register(uffd: int, address: int, length: int) -> None:
     ioctl(uffd, _REGISTER, _Q4.pack(address, length, _MODE_MISSING | _MODE_WP | _MODE_MINOR, 0))
 
 
+def unregister(uffd: int, address: int, length: int) -> None:
+    """No more events of the area; whoever waits for one of its pages tries again."""
+    ioctl(uffd, _UNREGISTER, _Q2.pack(address, length))
+
+
 def read_messages(uffd: int) -> list[Message]:
     """What has happened, up to BATCH messages; [] when nothing. Never waits: whatever the client did to the flags."""
     buffer = bytearray(_MESSAGE.size * BATCH)
