@@ -204,7 +204,7 @@ def _write_out_some(node: Any) -> int:
 def test_concurrent_writers_lose_nothing_to_eviction(live: Boot, pageout: bool) -> None:
     node = live(256, pageout=pageout)
     node.limit("/g", 96)
-    client = node.client(WRITERS, "12", group="/g")
+    client = node.client(WRITERS, "40", group="/g")
     evictions = 0
     while client.popen.poll() is None:
         node.daemon.turn(0.01)
