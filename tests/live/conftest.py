@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from epcgroup.live import cgroups, probe
 from epcgroup.units import PAGE_SIZE
 
 LACKING = probe.missing()
-PATIENCE = 120  # seconds until a test that waits for something gives up; never part of what is asserted
+PATIENCE = 60  # seconds until a test that waits for something gives up; never part of what is asserted
 
 PRELUDE = """
 import os, random, sys, threading
@@ -166,16 +167,19 @@ class Live:
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[Callable[..., Live]]:
+def live() -> Iterator[Callable[..., Live]]:
     """`live(256)` boots a daemon with a pool of 256 pages. At the end everything must have come back."""
     if LACKING is not None:
         pytest.skip(LACKING)
     booted: list[Live] = []
 
     def boot(nr_pages: int, **options: Any) -> Live:
-        booted.append(Live(tmp_path / str(len(booted)), nr_pages, **options))
+        booted.append(Live(Path(directory) / str(len(booted)), nr_pages, **options))
         return booted[-1]
 
-    yield boot
-    for one in booted:
-        one.close()
+    # Not tmp_path: clients of other users come here too.
+    with tempfile.TemporaryDirectory(prefix="epcgroup-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield boot
+        for one in booted:
+            one.close()

@@ -47,7 +47,7 @@ def set_limit(directory: str, group: str, limit_bytes: int | None) -> None:
 
 def status(directory: str) -> dict[str, Any]:
     (fd,) = ask(directory, wire.Packet(wire.STATUS), "status").fds
-    with open(fd, "rb") as text:
+    with os.fdopen(fd, "rb") as text:
         text.seek(0)
         found: dict[str, Any] = json.load(text)
     return found

@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
 def _run(command: list[str], group: Group, directory: str) -> int:
     environment = {**os.environ, "EPCGROUP_RUN": directory}
     try:
-        child = subprocess.Popen(command, env=environment, preexec_fn=group.enter)  # noqa: PLW1509
+        child = subprocess.Popen(command, env=environment, preexec_fn=group.enter)
     except OSError as error:
         raise InputError(f"cannot run it: {error.strerror}", where=command[0]) from error
     before = {

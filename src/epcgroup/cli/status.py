@@ -28,7 +28,7 @@ def render(found: dict[str, Any]) -> str:
     """The table of a status."""
     free, size = format_bytes(found["free"]), format_bytes(found["epc"])
     lines = [f"EPC pool of {size}, {free} free, series {found['series']}, daemon {found['pid']}", ""]
-    rows = [("GROUP", "MAX", "CURRENT", "PEAK", "REFUSED", "LOADS", "WRITE-OUTS")]
+    rows: list[tuple[str, ...]] = [("GROUP", "MAX", "CURRENT", "PEAK", "REFUSED", "LOADS", "WRITE-OUTS")]
     for path, group in found["groups"].items():
         rows.append(
             (
@@ -51,7 +51,8 @@ def render(found: dict[str, Any]) -> str:
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    lines = []
+    for first, *rest in rows:
+        right = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
+    return lines

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     if os.fork() == 0:
         os._exit(_background(args, size, say))
     os.close(say)
-    with open(said, encoding="utf-8") as pipe:
+    with os.fdopen(said, encoding="utf-8") as pipe:
         text = pipe.read().strip()
     if not text.startswith("ready"):
         raise InputError(text or f"the daemon did not start; see {args.directory}/log")

@@ -38,6 +38,7 @@ Series = Literal["v2", "v17"]
 SO_PEERPIDFD = 77
 FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
 WAIT_SECONDS = 0.01  # until a fault that found no room is tried again
+MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 
 
@@ -57,15 +58,17 @@ class Client:
 
 
 class _Ghost(NamedTuple):
-    """What is kept of an enclave that ended before its process: the process may still write to the file."""
+    """What is kept of an enclave that ended before its process."""
 
     pidfd: int
-    file: int
-    lifeline: int  # hangs up only now: a process that is exiting would die of SIGBUS instead
+    file: int  # the process may still write to it
+    uffd: int  # an mremap that is under way waits for its second event to be read; -1: it never attached
+    lifeline: int  # hangs up only now: a process that is exiting would die of SIGBUS instead; -1: it did
 
     def close(self) -> None:
         for fd in self:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 class Daemon:
@@ -178,6 +181,8 @@ class Daemon:
                 self.stopped = True
             elif fd == self._server.fileno():
                 self._accept()
+            else:
+                self._hear_ghost(fd)
         while self._late:
             self._message(*self._late.pop(0))
         waiting, self._waiting = self._waiting, []
@@ -290,7 +295,7 @@ class Daemon:
                 return wire.Packet(wire.READ, text=self.machine.read(group, file).encode()[:65_000])
             case wire.WRITE:
                 self._root(client)
-                group, file, text = (packet.text.decode(errors="replace").split("\0", 2) + ["", ""])[:3]
+                group, file, text = [*packet.text.decode(errors="replace").split("\0", 2), "", ""][:3]
                 self.write(group, file, text)
             case wire.STOP:
                 self._root(client)
@@ -335,7 +340,7 @@ class Daemon:
         if area is None or client.attached or len(packet.fds) != 1:
             raise OSError(errno.EINVAL, "attach")
         fd = packet.fds[0]
-        if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[userfaultfd]" or packet.a % PAGE_SIZE:
+        if str(Path(f"/proc/self/fd/{fd}").readlink()) != "anon_inode:[userfaultfd]" or packet.a % PAGE_SIZE:
             raise OSError(errno.EINVAL, "attach")
         uffd.enable(fd)
         uffd.register(fd, packet.a, area.nr_pages * PAGE_SIZE)
@@ -379,6 +384,13 @@ class Daemon:
             return
         page = (message.b - area.address) // PAGE_SIZE
         self._serve_fault(client, area, page, message.a)
+
+    def _hear_ghost(self, fd: int) -> None:
+        """Whatever an ended enclave's mapping goes through: it need not wait for us."""
+        if any(ghost.uffd == fd for ghost in self._ghosts):
+            for message in uffd.read_messages(fd):
+                if message.event == uffd.EVENT_FORK:
+                    os.close(message.a & 0xFFFFFFFF)
 
     def _serve_fault(self, client: Client, area: Area, page: int, flags: int) -> None:
         try:
@@ -511,10 +523,15 @@ class Daemon:
             # Its own copy keeps the description alive: epoll would not forget it by itself.
             self._epoll.unregister(area.uffd)
             del self._by_uffd[area.uffd]
+        lifeline = client.lifeline
         if client.revoked or _has_exited(client.pidfd):
-            os.close(client.lifeline)
-        else:
-            self._ghosts.append(_Ghost(os.dup(client.pidfd), os.dup(area.file), client.lifeline))
+            os.close(lifeline)
+            lifeline = -1
+        if not _has_exited(client.pidfd):
+            kept = os.dup(area.uffd) if client.attached else -1
+            self._ghosts.append(_Ghost(os.dup(client.pidfd), os.dup(area.file), kept, lifeline))
+            if kept >= 0:
+                self._epoll.register(kept, select.EPOLLIN)
         self.pager.forget(area)
         del self._by_area[area.id]
         client.area, client.attached = None, False
@@ -533,8 +550,11 @@ class Daemon:
             self._release_ended()
             for ghost in self._ghosts:
                 os.ftruncate(ghost.file, 0)
-        for ghost in [ghost for ghost in self._ghosts if _has_exited(ghost.pidfd)]:
+        gone = [ghost for ghost in self._ghosts if _has_exited(ghost.pidfd)] if self._ghosts else []
+        for ghost in gone or self._ghosts[:-MAX_GHOSTS]:
             self._ghosts.remove(ghost)
+            if ghost.uffd >= 0:
+                self._epoll.unregister(ghost.uffd)
             ghost.close()
         if self.strict:
             self._assert_exact()

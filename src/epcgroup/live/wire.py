@@ -76,7 +76,8 @@ def receive(of: socket.socket) -> Packet | None:
         for fd in fds:
             os.close(fd)
         raise BadPacket
-    return Packet(*_HEADER.unpack_from(data), data[_HEADER.size :], tuple(fds))
+    op, number, a, b = _HEADER.unpack_from(data)
+    return Packet(op, number, a, b, data[_HEADER.size :], tuple(fds))
 
 
 def connect(directory: str | None = None) -> socket.socket:
