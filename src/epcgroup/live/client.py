@@ -8,6 +8,7 @@ no direct I/O into it, and not to be moved by mremap. A page that cannot be serv
 and the end of the daemon are SIGBUS. While a plain Python access waits for a page, all threads of the program wait.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -27,11 +28,10 @@ class Enclave:
         if not 0 < size < 1 << 64:
             raise ValueError(f"size {size} is not positive and below 2**64")
         self._daemon = wire.connect(directory)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._daemon.close)
             self._attach(size)
-        except BaseException:
-            self._daemon.close()
-            raise
+            undo.pop_all()
 
     def _attach(self, size: int) -> None:
         created = wire.ask(self._daemon, wire.Packet(wire.CREATE, a=size))
