@@ -44,27 +44,34 @@ def test_memory_four_times_the_pool_keeps_what_is_written(live: Boot, pageout: b
 
 
 @pytest.mark.parametrize("pageout", [True, False], ids=["pageout", "copy-out"])
-def test_a_touched_page_is_kept_when_untouched_ones_go(live: Boot, pageout: bool) -> None:
-    """The accessed bit works: one page touched between all others stays, second chance after second chance."""
-    node = live(256, pageout=pageout)
+def test_a_page_touched_since_the_last_look_is_kept_and_untouched_ones_go(live: Boot, pageout: bool) -> None:
+    """The first page over the limit finds all young: all bits are cleared, the 16 oldest go. Then one is touched."""
+    node = live(512, pageout=pageout)
+    node.limit("/g", 66)  # with SECS and VA page
     client = node.client(
         """
-with Enclave(1024 * PAGE) as enclave:
+with Enclave(128 * PAGE) as enclave:
     m = enclave.memory
-    m[0] = 1
-    for page in range(1, 1024):
+    for page in range(65):
         m[page * PAGE] = 1
-        m[0] = 1
-    say("done")
+    say("over")
+    hear()
+    m[16 * PAGE] = 2
+    for page in range(65, 90):
+        m[page * PAGE] = 1
+    say("more")
     hear()
 """,
+        group="/g",
     )
-    client.line()
-    area = next(iter(node.pager.areas.values()))
-    written = area.counters["write_outs"]
-    assert written > 700
-    assert 0 not in area.store.sealed
-    assert area.counters["loads"] == 0
+    assert client.line() == "over"
+    (area,) = node.pager.areas.values()
+    assert sorted(area.store.sealed) == list(range(16))
+    client.tell()
+    assert client.line() == "more"
+    assert area.counters["soft_faults"] == 1
+    assert 16 not in area.store.sealed
+    assert all(page in area.store.sealed for page in range(17, 32))
     client.tell()
     assert client.ended() == 0
 
@@ -192,7 +199,7 @@ def _write_out_some(node: Any) -> int:
     """Write out and load again, beside the machine, every fourth mapped page: eviction at any moment of a writer."""
     count = 0
     for area in list(node.pager.areas.values()):
-        for page in range(node.daemon.turns % 4, area.nr_pages, 4):
+        for page in range(node.daemon.turns // 8 % 4, area.nr_pages, 4):
             if area.state[page] == 2 and not area.retry:
                 node.pager.write_out(area, page, 1)
                 node.pager.load(area, page)
@@ -203,15 +210,15 @@ def _write_out_some(node: Any) -> int:
 @pytest.mark.parametrize("pageout", [True, False], ids=["pageout", "copy-out"])
 def test_concurrent_writers_lose_nothing_to_eviction(live: Boot, pageout: bool) -> None:
     node = live(256, pageout=pageout)
-    node.limit("/g", 96)
+    node.limit("/g", 48)  # a thread alone has 64 pages
     client = node.client(WRITERS, "40", group="/g")
     evictions = 0
     while client.popen.poll() is None:
         node.daemon.turn(0.01)
-        if node.daemon.turns % 64 == 0:
+        if node.daemon.turns % 8 == 0:
             evictions += _write_out_some(node)
     assert client.line() == "0 0"
-    assert evictions > 200
+    assert evictions > 0
     assert node.counters("/g")["write_outs"] > 2000
 
 
@@ -231,18 +238,18 @@ def test_soak_a_thousand_million_increments(live: Boot) -> None:
 WRITER_WITH_PROGRESS = """
 import mmap
 file = os.open(sys.argv[1], os.O_RDWR)
-progress = memoryview(mmap.mmap(file, 8)).cast("Q")
+progress = memoryview(mmap.mmap(file, 16)).cast("Q")
 with Enclave(PAGE) as enclave:
-    count = enclave.memory.cast("Q")
+    cells = enclave.memory.cast("Q")
     n = 0
-    count[0] = 0
+    cells[0] = 0
     say("writes")
-    while not progress_end(progress):
-        count[0] += 1
+    while not progress[1]:
         n += 1
+        cells[n % 512] = n
         progress[0] = n
-    say(n - count[0])
-    count.release()
+    say(sum(cells[i % 512] != i for i in range(max(1, n - 511), n + 1)))
+    cells.release()
 """
 
 
@@ -266,10 +273,7 @@ def test_a_store_during_write_out_is_kept_only_by_write_protection(
         memory = mmap.mmap(file.fileno(), 16)
     view = memoryview(memory).cast("Q")
     node = live(64)
-    script = WRITER_WITH_PROGRESS.replace("mmap.mmap(file, 8)", "mmap.mmap(file, 16)").replace(
-        "progress_end(progress)", "progress[1]"
-    )
-    client = node.client(script, str(shared))
+    client = node.client(WRITER_WITH_PROGRESS, str(shared))
     assert client.line() == "writes"
     node.until(lambda: view[0] > 100)
     (area,) = node.pager.areas.values()
@@ -278,26 +282,25 @@ def test_a_store_during_write_out_is_kept_only_by_write_protection(
     punch = uffd.punch_hole
 
     def punch_later(fd: int, offset: int, length: int) -> None:
-        # Between read and punch: let the writer go on for 100 increments, or see that it cannot.
+        # Between read and punch: let the writer go on for 100 stores, or see that it cannot.
         begun = view[0]
         if protect:
             os.sched_yield()
-            # At most the increment it was in; the next store waits.
+            # At most the store it was in; the next store waits.
             assert view[0] - begun <= 1
         else:
             while view[0] < begun + 100:
                 os.sched_yield()
+            view[1] = 1
         punch(fd, offset, length)
 
     monkeypatch.setattr(uffd, "punch_hole", punch_later)
     node.pager.write_out(area, 0, 1)
     monkeypatch.undo()
     node.pager.load(area, 0)
-    begun = view[0]
-    node.until(lambda: view[0] > begun + 100)
     view[1] = 1
     lost = int(client.line())
-    assert lost == 0 if protect else lost >= 100
+    assert lost == 0 if protect else lost > 90
     assert client.ended() == 0
     view.release()
     memory.close()
