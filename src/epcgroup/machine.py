@@ -32,6 +32,7 @@ ALL_COUNTERS = tuple(structs.ALL_COUNTERS)
 MAX_ENCLAVE_PAGES = 1 << 24  # 64 GiB, the largest enclave of today's processors
 MAX_CGROUPS = 1 << 16  # place and pcmd_who name them in 16 bits
 FOREVER = 1 << 62
+TP_EWB, TP_ELDU, TP_OOM = structs.TP_EWB, structs.TP_ELDU, structs.TP_OOM  # kinds of tracepoint, see drain
 
 _ROLES = {"free": structs.ROLE_FREE, "secs": structs.ROLE_SECS, "child": structs.ROLE_CHILD}
 
@@ -923,6 +924,22 @@ class Machine:
     def was_killed(self, id: str) -> bool:
         """v2: the OOM path has zapped the enclave of process `id`."""
         return bool(self._encl(self._task(id)).flags & structs.E_OOM)
+
+    @property
+    def age_scans(self) -> int:
+        """Pages whose accessed bit a reclaimer has looked at since boot: while it stands, none was cleared."""
+        return int(self.k.counters[structs.C_AGE_SCAN])
+
+    def aged_pages(self, id: str) -> npt.NDArray[np.bool_]:
+        """By page of an enclave: on the EPC with its accessed bit clear, in the first process that maps it."""
+        enclave = self.enclaves[id]
+        state = self.k.state[enclave.base : enclave.base + enclave.nr_pages]
+        aged: npt.NDArray[np.bool_] = (state & (structs.P_RESIDENT | structs.P_YOUNG)) == structs.P_RESIDENT
+        return aged
+
+    def resident_pages(self, id: str) -> int:
+        """Regular pages of an enclave on the EPC."""
+        return int(self.k.encls[self.enclaves[id].row].nr_resident)
 
     def pages_by_node(self, id: str) -> dict[int, int]:
         """Resident regular pages of an enclave by NUMA node (a machine without ledger)."""

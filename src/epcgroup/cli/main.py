@@ -19,6 +19,12 @@ from epcgroup.errors import InputError, MachineError, nearest
 SUBCOMMANDS = {
     "run": ("epcgroup.cli.run", "simulate pods on an SGX node, with and without EPC limits"),
     "report": ("epcgroup.cli.report", "show a saved run again: table, JSON or page"),
+    "up": ("epcgroup.cli.up", "start the live daemon: an EPC pool of real memory"),
+    "down": ("epcgroup.cli.down", "stop the live daemon"),
+    "limit": ("epcgroup.cli.limit", "limit the EPC of a cgroup of the live daemon"),
+    "status": ("epcgroup.cli.status", "show the live daemon's groups and enclaves"),
+    "exec": ("epcgroup.cli.exec", "run a command in a real cgroup under an EPC limit"),
+    "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }
 

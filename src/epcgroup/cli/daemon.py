@@ -1,0 +1,63 @@
+"""What the commands that talk to the live daemon share: its directory, a question to it, refusals in one line."""
+
+import argparse
+import errno
+import json
+import os
+from typing import Any
+
+from epcgroup.errors import InputError
+from epcgroup.interface import EPC, max_line
+from epcgroup.live import wire
+from epcgroup.units import PAGE_SIZE, parse_bytes
+
+
+def set_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        default=wire.default_directory(),
+        help="where the daemon's socket is (default: $EPCGROUP_RUN, or /run/epcgroup)",
+    )
+
+
+def ask(directory: str, packet: wire.Packet, what: str) -> wire.Packet:
+    """The daemon's answer; InputError when there is no daemon, or it refuses."""
+    try:
+        peer = wire.connect(directory)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise InputError("no daemon; epcgroup up --epc 64Mi starts one", where=directory) from None
+    except OSError as error:
+        raise InputError(f"cannot talk to the daemon: {error.strerror}", where=directory) from error
+    with peer:
+        try:
+            return wire.ask(peer, packet)
+        except OSError as error:
+            reason = "root is needed" if error.errno == errno.EPERM else error.strerror
+            raise InputError(f"{what}: {reason}") from error
+
+
+def set_limit(directory: str, group: str, limit_bytes: int | None) -> None:
+    """Write misc.max of a group (None: max)."""
+    line = max_line(EPC, 1 << 64 if limit_bytes is None else limit_bytes)
+    text = f"{group}\0misc.max\0{line}"
+    what = f"the root group {group} has no limit" if group == "/" else f"cannot limit {group}"
+    ask(directory, wire.Packet(wire.WRITE, text=os.fsencode(text)), what)
+
+
+def status(directory: str) -> dict[str, Any]:
+    (fd,) = ask(directory, wire.Packet(wire.STATUS), "status").fds
+    with os.fdopen(fd, "rb") as text:
+        text.seek(0)
+        found: dict[str, Any] = json.load(text)
+    return found
+
+
+def parse_limit(text: str, where: str) -> int | None:
+    """`4Mi` or `max`; whole pages."""
+    if text == "max":
+        return None
+    size = parse_bytes(text, where=where)
+    if size % PAGE_SIZE:
+        raise InputError(f"{text} is not whole pages of 4Ki", where=where)
+    return size

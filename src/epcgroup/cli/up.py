@@ -1,0 +1,87 @@
+"""Start the live daemon: an EPC pool of real memory, to which the processes of this host can be paged.
+
+It goes on in the background; `epcgroup down` stops it, and whoever still uses its memory then gets SIGBUS.
+Root is needed. The pool is a tmpfs of its size that is mounted nowhere: nothing stays behind, however it ends.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from epcgroup.cli import daemon
+from epcgroup.errors import InputError, MachineError
+from epcgroup.units import PAGE_SIZE, format_bytes, parse_bytes
+
+LEAST, MOST = 1 << 18, 1 << 40
+
+
+def set_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epc", metavar="SIZE", required=True, help="size of the pool, e.g. 64Mi")
+    parser.add_argument("--series", choices=("v17", "v2"), default="v17", help="whose policy (default v17)")
+    parser.add_argument("--copy-out", action="store_true", help="see touches by copying pages out, not by PAGEOUT")
+    parser.add_argument("--strict", action="store_true", help="assert all invariants at every turn")
+    parser.add_argument("--foreground", action="store_true", help="do not go to the background")
+    daemon.set_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from epcgroup.live import probe
+
+    size = parse_bytes(args.epc, where="--epc")
+    if not LEAST <= size <= MOST or size % PAGE_SIZE:
+        raise InputError(f"{args.epc.strip()} is not whole pages of 4Ki between 256Ki and 1Ti", where="--epc")
+    lacking = probe.missing()
+    if lacking is not None:
+        raise InputError(lacking)
+    if args.foreground:
+        return _serve(args, size, sys.stdout.fileno())
+    from epcgroup.machine import is_compiled
+
+    if not is_compiled():
+        print("epcgroup: first run: compiling the machine, some 15 s; kept for the next runs", file=sys.stderr)
+    said, say = os.pipe2(os.O_CLOEXEC)
+    if os.fork() == 0:
+        os._exit(_background(args, size, say))
+    os.close(say)
+    with os.fdopen(said, encoding="utf-8") as pipe:
+        text = pipe.read().strip()
+    if not text.startswith("ready"):
+        raise InputError(text or f"the daemon did not start; see {args.directory}/log")
+    print(text)
+    return 0
+
+
+def _background(args: argparse.Namespace, size: int, say: int) -> int:
+    """The daemon's process: a session of its own, its output in DIRECTORY/log."""
+    os.setsid()
+    Path(args.directory).mkdir(mode=0o755, parents=True, exist_ok=True)
+    log = os.open(Path(args.directory) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for fd, number in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(fd, number)
+    try:
+        return _serve(args, size, say)
+    except (InputError, MachineError, OSError) as error:
+        os.write(say, str(error).encode())
+        return 2
+
+
+def _serve(args: argparse.Namespace, size: int, say: int) -> int:
+    from epcgroup.live import probe
+    from epcgroup.live.daemon import Daemon
+    from epcgroup.machine import MachineDead
+
+    pageout = not args.copy_out and all(f.ok for f in probe.survey() if f.name == "PAGEOUT")
+    served = Daemon(args.directory, size, args.series, pageout=pageout, strict=args.strict)
+    try:
+        os.write(say, f"ready: EPC pool of {format_bytes(size)}, pid {os.getpid()}, {args.directory}\n".encode())
+        if say > 2:
+            os.close(say)
+        served.serve()
+    except MachineDead as death:
+        print(f"epcgroup: the machine has died: {death.cause}", file=sys.stderr)
+        return 1
+    finally:
+        served.close()
+    return 0

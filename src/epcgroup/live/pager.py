@@ -1,0 +1,274 @@
+"""Carries out, with real memory, what the machine has decided: write out, load, add, forget, poison.
+
+It decides nothing. A page that is written out is write-protected (from then on a store waits in a fault), read,
+punched out of the pool and sealed; a page that is loaded is verified and copied back, which wakes who waits. An
+accessed bit that the machine has cleared becomes a page that is unmapped and kept (`unmap`): the next touch is a
+fault, and so seen. `pageout` unmaps by process_madvise; without it the page is copied out and kept in plain (staged).
+
+What an event of the kernel means is decided by the page's state here, not by the event's flags: events may be stale.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from epcgroup.live import uffd
+from epcgroup.live.pool import Pool
+from epcgroup.live.store import SealError, Store
+from epcgroup.units import PAGE_SIZE
+
+# State of a page: never touched; in the store; mapped; unmapped but in the pool; in plain, waiting for a copy or a
+# touch; SIGBUS for good.
+NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED = range(6)
+IN_POOL = (MAPPED, UNMAPPED)
+
+_PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
+_PER_CALL = 512  # pages unmapped by one process_madvise
+_GONE = (errno.ESRCH, errno.EBADF)  # the client's address space has ended
+
+COUNTERS = ("loads", "write_outs", "added", "soft_faults", "unmapped", "seal_failures", "poisoned", "stale_events")
+
+
+class Revoked(Exception):
+    """The enclave cannot be kept right any more: the client changed its mapping, or lies."""
+
+
+@dataclass(eq=False)
+class Area:
+    """An enclave's memory: file in the pool, mapping in the client, backing store."""
+
+    id: str
+    number: int
+    nr_pages: int
+    file: int
+    store: Store
+    uffd: int = -1  # set when the client has attached
+    pidfd: int = -1
+    address: int = 0
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+    def __post_init__(self) -> None:
+        self.state: npt.NDArray[np.uint8] = np.zeros(self.nr_pages, np.uint8)
+        self.staged: dict[int, bytes] = {}
+        self.retry: set[int] = set()  # staged pages whose copy the kernel has put off
+        self.in_pool = 0  # pages of state IN_POOL
+        self.nr_poisoned = 0
+
+    def at(self, page: int) -> int:
+        return self.address + page * PAGE_SIZE
+
+
+class Pager:
+    """All areas of a pool. `drain_events` is called with an area whose client must be listened to before going on."""
+
+    def __init__(self, pool: Pool, *, pageout: bool = True) -> None:
+        self.pool = pool
+        self.pageout = pageout
+        self.areas: dict[str, Area] = {}
+        self.drain_events: Callable[[Area], None] = lambda area: None
+        self._buffer = ctypes.create_string_buffer(2 * PAGE_SIZE)
+        self._source = (ctypes.addressof(self._buffer) + PAGE_SIZE - 1) & -PAGE_SIZE
+        self._zeros = bytes(PAGE_SIZE)
+
+    def new_area(self, id: str, number: int, nr_pages: int) -> Area:
+        area = Area(id, number, nr_pages, self.pool.new_file(nr_pages), Store(number))
+        self.areas[id] = area
+        return area
+
+    def pages_in_pool(self) -> int:
+        return sum(area.in_pool for area in self.areas.values())
+
+    # ---- write out ---------------------------------------------------------------------------------
+
+    def write_out(self, area: Area, first: int, count: int) -> None:
+        """EWB of pages first..first+count-1."""
+        page, end = first, first + count
+        while page < end:
+            run = page
+            while run < end and area.state[run] in IN_POOL:
+                run += 1
+            if run > page:
+                self._take_out(area, page, run - page, area.store.seal)
+                area.state[page:run] = SEALED
+                area.counters["write_outs"] += run - page
+                page = run
+                continue
+            if area.state[page] == STAGED:
+                area.store.seal(page, area.staged.pop(page))
+                area.retry.discard(page)
+                area.state[page] = SEALED
+                area.counters["write_outs"] += 1
+            else:
+                assert area.state[page] == POISONED, f"write out of a page in state {area.state[page]}"
+            page += 1
+
+    def _take_out(self, area: Area, page: int, count: int, keep: Callable[[int, bytes], None]) -> None:
+        """Take pages that are in the pool out of it; `keep` gets each page and its content."""
+        self._protect(area, page, count)
+        # Never through a mapping: that would keep PAGEOUT from unmapping, and allocate pages in holes.
+        data = os.pread(area.file, count * PAGE_SIZE, page * PAGE_SIZE)
+        uffd.punch_hole(area.file, page * PAGE_SIZE, count * PAGE_SIZE)
+        area.in_pool -= count
+        for i in range(count):
+            keep(page + i, data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0"))
+
+    def _protect(self, area: Area, page: int, count: int) -> None:
+        for _ in range(_PATIENCE):
+            try:
+                uffd.write_protect(area.uffd, area.at(page), count * PAGE_SIZE)
+                return
+            except OSError as error:
+                if error.errno in _GONE:
+                    return  # no address space, no writer
+                if error.errno != errno.EAGAIN:
+                    raise Revoked(f"write-protect: {error.strerror}") from error
+            # The client is inside munmap or mremap and goes on when its event has been read.
+            self.drain_events(area)
+            os.sched_yield()
+        raise Revoked("its mapping keeps changing")
+
+    # ---- load --------------------------------------------------------------------------------------
+
+    def load(self, area: Area, page: int) -> None:
+        """ELDU of a page. A page whose seal does not verify is poisoned and counted."""
+        if area.state[page] == POISONED:
+            return
+        assert area.state[page] == SEALED, f"load of a page in state {area.state[page]}"
+        try:
+            data = area.store.open(page)
+        except SealError:
+            area.counters["seal_failures"] += 1
+            self.poison(area, page)
+            return
+        area.counters["loads"] += 1
+        self._put(area, page, data)
+
+    def add(self, area: Area, page: int) -> None:
+        """EAUG: a page of zeros."""
+        area.counters["added"] += 1
+        self._put(area, page, self._zeros)
+
+    def _put(self, area: Area, page: int, data: bytes) -> None:
+        area.staged[page] = data
+        area.state[page] = STAGED
+        self.put_back(area, page)
+
+    def put_back(self, area: Area, page: int) -> None:
+        """Copy a staged page into the pool. When the kernel puts it off, it stays staged and in `retry`."""
+        ctypes.memmove(self._source, area.staged[page], PAGE_SIZE)
+        try:
+            uffd.copy(area.uffd, area.at(page), self._source)
+        except OSError as error:
+            if error.errno in _GONE:
+                return  # nobody is left to see it; its connection ends next
+            if error.errno == errno.EAGAIN:
+                area.retry.add(page)
+                return
+            raise Revoked(f"copy: {error.strerror}") from error
+        area.retry.discard(page)
+        del area.staged[page]
+        area.state[page] = MAPPED
+        area.in_pool += 1
+
+    # ---- accessed bits -----------------------------------------------------------------------------
+
+    def unmap(self, area: Area, pages: list[int]) -> None:
+        """Clear the accessed bits of mapped pages: the next touch of each is a fault."""
+        area.counters["unmapped"] += len(pages)
+        if not self.pageout:
+            for page in pages:
+                self._take_out(area, page, 1, area.staged.__setitem__)
+                area.state[page] = STAGED
+            return
+        for i in range(0, len(pages), _PER_CALL):
+            some = pages[i : i + _PER_CALL]
+            try:
+                uffd.process_madvise(area.pidfd, [area.at(page) for page in some], uffd.MADV_PAGEOUT)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise Revoked(f"unmap: {error.strerror}") from error
+        area.state[pages] = UNMAPPED
+
+    def touched(self, area: Area, page: int) -> None:
+        """A page that had been unmapped is touched: map it again."""
+        area.counters["soft_faults"] += 1
+        if area.state[page] == STAGED:
+            self.put_back(area, page)
+            return
+        area.state[page] = MAPPED
+        self.map_again(area, page)
+
+    def map_again(self, area: Area, page: int) -> None:
+        """A fault in a page of the pool that should be mapped."""
+        try:
+            uffd.resume(area.uffd, area.at(page))
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                area.state[page] = UNMAPPED
+                self.wake(area, page)  # it faults again, after the events that come first
+            elif error.errno == errno.EEXIST:
+                area.counters["stale_events"] += 1
+                self.wake(area, page)
+            elif error.errno == errno.EFAULT:
+                # The client has removed the page itself: it gets an empty one.
+                self._refill(area, page)
+            elif error.errno not in _GONE:
+                raise Revoked(f"continue: {error.strerror}") from error
+
+    def _refill(self, area: Area, page: int) -> None:
+        area.in_pool -= 1
+        self._put(area, page, self._zeros)
+
+    def unprotect(self, area: Area, page: int) -> None:
+        """A stale write-protect fault: the page has come back meanwhile."""
+        area.counters["stale_events"] += 1
+        try:
+            uffd.write_unprotect(area.uffd, area.at(page), PAGE_SIZE)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                self.wake(area, page)
+            elif error.errno not in _GONE:
+                raise Revoked(f"unprotect: {error.strerror}") from error
+
+    def wake(self, area: Area, page: int) -> None:
+        """Whoever waits for the page tries again."""
+        try:
+            uffd.wake(area.uffd, area.at(page))
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise Revoked(f"wake: {error.strerror}") from error
+
+    # ---- the end -----------------------------------------------------------------------------------
+
+    def poison(self, area: Area, page: int) -> None:
+        """From now on an access to the page, which is not in the pool, is SIGBUS."""
+        area.counters["poisoned"] += 1
+        area.nr_poisoned += 1
+        area.staged.pop(page, None)
+        area.retry.discard(page)
+        area.state[page] = POISONED
+        try:
+            # What is left of the write-protection of the page stands in the way.
+            uffd.write_unprotect(area.uffd, area.at(page), PAGE_SIZE, wake=False)
+            uffd.poison(area.uffd, area.at(page))
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise Revoked(f"poison: {error.strerror}") from error
+
+    def forget(self, area: Area) -> None:
+        """The enclave ends: its pages leave the pool, and what still maps it gets SIGBUS."""
+        os.ftruncate(area.file, 0)
+        if area.uffd >= 0:
+            # ESRCH: nobody is left; EINVAL: it has unmapped some of it.
+            with contextlib.suppress(OSError):
+                uffd.unregister(area.uffd, area.address, area.nr_pages * PAGE_SIZE)
+        del self.areas[area.id]
+        for fd in (area.file, area.uffd, area.pidfd):
+            if fd >= 0:
+                os.close(fd)

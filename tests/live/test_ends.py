@@ -1,0 +1,296 @@
+"""However a client or the daemon ends: every page and charge comes back, and nobody ever reads a zero for lost data."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LACKING, PRELUDE
+
+Boot = Callable[..., Any]
+
+CHURN = """
+enclave = Enclave(256 * PAGE)
+m, rng = enclave.memory, random.Random(int(sys.argv[1]))
+say("churns")
+while True:
+    m[rng.randrange(256) * PAGE] = 1
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_clients_give_everything_back(live: Boot, seed: int) -> None:
+    """Six clients a round, killed at random turns, most of them inside a fault; the machine is empty after each."""
+    node = live(128)
+    rng = random.Random(seed)
+    clients = [node.client(CHURN, str(i)) for i in range(6)]
+    for client in clients:
+        assert client.line() == "churns"
+    for client in clients:
+        for _ in range(rng.randrange(40)):
+            node.daemon.turn(0.01)
+        os.kill(client.pid, signal.SIGKILL)
+        for _ in range(rng.randrange(5)):
+            node.daemon.turn(0)
+    assert [client.ended() for client in clients] == [-signal.SIGKILL] * 6
+    node.settle()
+    node.assert_empty()
+
+
+def test_a_client_that_dies_with_a_child_that_holds_its_connection_is_seen(live: Boot) -> None:
+    node = live(128)
+    client = node.client(
+        """
+enclave = Enclave(16 * PAGE)
+enclave.memory[0] = 1
+if os.fork() == 0:
+    sys.stdin.readline()
+    os._exit(0)
+say("forked")
+hear()
+"""
+    )
+    assert client.line() == "forked"
+    assert node.used == 1
+    os.kill(client.pid, signal.SIGKILL)
+    node.until(lambda: not node.daemon.status()["enclaves"])
+    node.assert_empty()
+
+
+def test_a_client_that_leaves_without_closing_ends_well(live: Boot) -> None:
+    node = live(128)
+    client = node.client("enclave = Enclave(16 * PAGE)\nenclave.memory[0] = 1\n")
+    assert client.ended() == 0
+
+
+def test_memory_after_close_is_given_back_while_the_process_lives(live: Boot) -> None:
+    node = live(128)
+    client = node.client(
+        """
+with Enclave(16 * PAGE) as enclave:
+    enclave.memory[0] = 1
+say("closed")
+hear()
+"""
+    )
+    assert client.line() == "closed"
+    node.assert_empty()
+    client.tell()
+    assert client.ended() == 0
+
+
+# ---- what the client does to its mapping ------------------------------------------------------------
+
+WITH_LIBC = """
+import ctypes, signal
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+enclave = Enclave(64 * PAGE)
+m = enclave.memory
+for page in range(64):
+    m[page * PAGE] = page + 1
+say("filled")
+hear()
+"""
+
+
+def test_fork_shares_nothing_and_harms_nothing(live: Boot) -> None:
+    """The child has no such memory (SIGSEGV); the parent's pages are right, also those that were written out."""
+    node = live(128)
+    node.limit("/g", 32)
+    client = node.client(
+        WITH_LIBC
+        + """
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    m[0]
+    os._exit(0)
+say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+say(all(m[page * PAGE] == page + 1 for page in range(64)))
+""",
+        group="/g",
+    )
+    assert client.line() == "filled"
+    client.tell()
+    assert client.line() == str(-signal.SIGSEGV)
+    assert client.line() == "True"
+    assert client.ended() == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "from epcgroup.live.uffd import map_shared; other = os.memfd_create('other'); os.ftruncate(other, 64 * PAGE); "
+        "libc.mremap(enclave.address, 64 * PAGE, 64 * PAGE, 3, map_shared(other, 64 * PAGE))",  # to a fixed address
+        "libc.mremap(enclave.address, 0, 64 * PAGE, 1, None)",  # a second mapping
+        "libc.munmap(enclave.address, 32 * PAGE)",
+        "libc.madvise(enclave.address, 64 * PAGE, 11); os.fork() or os._exit(0)",  # MADV_DOFORK
+    ],
+    ids=["mremap", "duplicate", "munmap", "fork with the mapping"],
+)
+def test_a_changed_mapping_is_refused_by_sigbus(live: Boot, change: str) -> None:
+    node = live(128)
+    node.limit("/g", 32)
+    client = node.client(WITH_LIBC + f"{change}\nsay(bytes(m[40 * PAGE :: PAGE]))\nhear()\n", group="/g")
+    assert client.line() == "filled"
+    client.tell()
+    assert client.ended() == -signal.SIGBUS
+    assert node.daemon.revoked == 1
+
+
+def test_dontneed_keeps_the_data(live: Boot) -> None:
+    node = live(128)
+    node.limit("/g", 32)
+    client = node.client(
+        WITH_LIBC
+        + "libc.madvise(enclave.address, 64 * PAGE, 4)\nsay(all(m[page * PAGE] == page + 1 for page in range(64)))\n",
+        group="/g",
+    )
+    assert client.line() == "filled"
+    client.tell()
+    assert client.line() == "True"
+    assert client.ended() == 0
+
+
+def test_exec_ends_the_enclave(live: Boot) -> None:
+    node = live(128)
+    client = node.client(WITH_LIBC + "os.execv(sys.executable, [sys.executable, '-c', 'print(1); input()'])\n")
+    assert client.line() == "filled"
+    client.tell()
+    assert client.line() == "1"
+    node.settle()
+    node.assert_empty()
+    client.tell()
+    assert client.ended() == 0
+
+
+# ---- the end of the daemon --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A place for a daemon of its own process; killed by its pid at the end."""
+    if LACKING is not None:
+        pytest.skip(LACKING)
+    place = tmp_path / "run"
+    yield place
+    done = command(place, "status", "--json")
+    if done.returncode == 0:
+        command(place, "down")
+
+
+def command(directory: Path, *argv: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "EPCGROUP_RUN": str(directory)}
+    return subprocess.run(
+        [sys.executable, "-m", "epcgroup", *argv],
+        env=environment, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+
+
+def pid_of(directory: Path) -> int:
+    import json
+
+    return int(json.loads(command(directory, "status", "--json").stdout)["pid"])
+
+
+READ_ON = """
+enclave = Enclave(512 * PAGE)
+m = enclave.memory
+for page in range(512):
+    m[page * PAGE] = page % 255 + 1
+say("filled")
+rng = random.Random(1)
+while True:
+    page = rng.randrange(512)
+    if m[page * PAGE] != page % 255 + 1:
+        say("wrong", page, m[page * PAGE])
+        os._exit(1)
+"""
+
+
+def test_a_killed_daemon_takes_its_clients_by_sigbus_and_leaves_nothing(directory: Path) -> None:
+    """Four clients, paging hard; none ever reads anything but what it wrote. The next daemon starts as the first."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert command(directory, "up", "--epc", "1Mi").returncode == 0
+    environment = {**os.environ, "EPCGROUP_RUN": str(directory)}
+    clients = [
+        subprocess.Popen([sys.executable, "-c", PRELUDE + READ_ON], env=environment, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    try:
+        for client in clients:
+            assert client.stdout is not None and client.stdout.readline() == b"filled\n"
+        os.kill(pid_of(directory), signal.SIGKILL)
+        assert [client.wait(timeout=120) for client in clients] == [-signal.SIGBUS] * 4
+        assert [client.stdout.read() for client in clients if client.stdout] == [b""] * 4
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    refused = command(directory, "status")
+    assert refused.returncode == 2 and refused.stderr.startswith(f"epcgroup: {directory}: no daemon;")
+    assert command(directory, "up", "--epc", "1Mi").returncode == 0
+    assert command(directory, "status").stdout.startswith("EPC pool of 1 MiB, 1 MiB free")
+    assert command(directory, "down").returncode == 0
+
+
+def test_exec_runs_a_command_in_a_real_group_and_takes_it_away(directory: Path) -> None:
+    from epcgroup.live import cgroups
+
+    mount = cgroups.mount_point()
+    if mount is None:
+        pytest.skip("no cgroup2 is mounted")
+    before = sorted(mount.rglob("*/"))
+    assert command(directory, "up", "--epc", "4Mi", "--strict").returncode == 0
+    group = f"/epcgroup-test-{os.getpid()}-exec"
+    script = PRELUDE + (
+        "with Enclave(512 * PAGE) as enclave:\n"
+        "    for page in range(512): enclave.memory[page * PAGE] = 1\n"
+        "    say(open('/proc/self/cgroup').read().splitlines()[-1], sum(enclave.memory[::PAGE]))\n"
+        # What it leaves behind is ended too.
+        "import subprocess; subprocess.Popen(['sleep', '1000'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "sys.exit(3)\n"
+    )
+    done = command(directory, "exec", "--epc", "1Mi", "--group", group, "--", sys.executable, "-c", script)
+    assert done.returncode == 3
+    assert done.stdout == f"0::{group} 512\n"
+    assert f"{group}: limit 1 MiB, peak 1 MiB, 512 pages added, " in done.stderr
+    assert sorted(mount.rglob("*/")) == before
+    assert group not in command(directory, "status").stdout
+    assert command(directory, "down").returncode == 0
+
+
+def test_commands_say_in_one_line_what_is_missing(directory: Path) -> None:
+    for argv in (["status"], ["limit", "/a", "4Mi"], ["down"], ["exec", "--", "true"]):
+        refused = command(directory, *argv)
+        assert refused.returncode == 2
+        assert refused.stderr == f"epcgroup: {directory}: no daemon; epcgroup up --epc 64Mi starts one\n"
+
+
+def test_up_without_root_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from epcgroup.cli.main import main
+
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert main(["up", "--epc", "1Mi"]) == 2
+    assert capsys.readouterr().err == "epcgroup: root: uid 65534; run as root: sudo epcgroup ...\n"
+
+
+def test_a_second_daemon_in_the_same_place_is_refused(directory: Path) -> None:
+    assert command(directory, "up", "--epc", "1Mi").returncode == 0
+    refused = command(directory, "up", "--epc", "1Mi")
+    assert refused.returncode == 2
+    assert refused.stderr == f"epcgroup: {directory}: a daemon is running here; epcgroup down stops it\n"
+    assert command(directory, "status").returncode == 0
+    assert command(directory, "down").returncode == 0
