@@ -37,7 +37,7 @@ TP_EWB, TP_ELDU, TP_OOM = structs.TP_EWB, structs.TP_ELDU, structs.TP_OOM  # kin
 _ROLES = {"free": structs.ROLE_FREE, "secs": structs.ROLE_SECS, "child": structs.ROLE_CHILD}
 
 # Why a batch of touches stopped, besides errno names.
-_STOPS = {structs.SIGBUS: "SIGBUS", structs.SEGV: "SEGV", structs.OOM_FAULT: "OOM", structs.EBUSY: "EBUSY"}
+_STOPS = {structs.SIGBUS: "SIGBUS", structs.SEGV: "SEGV", structs.EBUSY: "EBUSY"}
 
 
 class Section(NamedTuple):
@@ -62,7 +62,6 @@ class Slice(NamedTuple):
     stop: str | None  # None, "EBUSY" (its fault is still being repeated) or what killed it
     cycles: int  # used
     stall: int  # the part of cycles spent in faults
-    blocked: bool  # a fault is open
 
 
 class MachineDead(Exception):
@@ -877,7 +876,6 @@ class Machine:
             None if status == 0 else _STOPS.get(status) or _errno_name(status),
             int(task["cycles"]) - begun,
             int(task["stall"]) - stalled,
-            bool(task["open"]),
         )
 
     def add_to_stall(self, row: int, cycles: int) -> None:

@@ -68,7 +68,6 @@ class Replayer:
         self._number = 0
         self._dead = False
         self._counters = np.zeros(len(COUNTERS), np.int64)
-        self._was_woken = False
 
     def line(self, text: str) -> Op | None:
         """The result of one line; None for an empty line or a comment."""

@@ -38,7 +38,7 @@ class PodRun:
     page_outs_by_others: int = 0  # the part of page_outs that other pods' allocations or ksgxd did
     faults: int = 0  # page faults taken, refused ones included
     grown: int = 0  # EAUG: dynamic pages added
-    max_events: int = 0  # misc.events: charges refused because of a limit at or below this pod's cgroup
+    max_events: int = 0  # misc.events: charges refused at a limit: the pod's, one below it, or one above it
     stalls: list[int] = field(default_factory=list)  # histogram, STALL_BUCKETS buckets
     outcome: str = "ran"  # "ran", or one sentence ("creation refused: ENOMEM", "SIGBUS after 3.2 s", ...)
     ended_at: float | None = None  # seconds; None: ran to the end

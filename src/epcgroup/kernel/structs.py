@@ -22,7 +22,6 @@ NR_TO_SCAN = 16  # pages taken off a list per batch
 NR_LOW_PAGES = 32  # free pages under which an allocation wakes ksgxd
 NR_HIGH_PAGES = 64  # free pages under which ksgxd keeps working
 VA_SLOT_COUNT = 512  # version slots per version-array page
-PCMD_PER_PAGE = 32  # paging metadata records per backing page
 EEXTEND_PER_PAGE = 16
 # v2 epc_cgroup.c
 NR_TO_SCAN_MAX = 64
@@ -34,21 +33,20 @@ V17_CREDIT = 32
 MAX_UNLIMITED = (1 << 63) - 1  # misc.max "max"; larger written values act the same
 
 # errno, negative inside the ring.
-EIO, EAGAIN, ENOMEM, EACCES, EFAULT, EBUSY, EINVAL, EPERM, ENODEV = 5, 11, 12, 13, 14, 16, 22, 1, 19
+EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EINVAL, EPERM = 5, 11, 12, 14, 16, 22, 1
 ERESTARTSYS = 512
 # Not errno: what a fault or an op can end in besides.
-SIGBUS, SEGV, OOM_FAULT, OOPS, HANG = 1001, 1002, 1003, 1004, 1005
+SIGBUS, SEGV, OOPS, HANG = 1001, 1002, 1004, 1005
 
 NO_RECLAIM, DO_RECLAIM = 0, 1
 
-# Counters, in the order of the op log's "d"; those from NR_LOGGED on are for the cost model only.
+# Counters, in the order of the op log's "d"; those of COST_COUNTERS are for the cost model only.
 # fmt: off
 COUNTERS = [
     "ECREATE", "EADD", "EEXTEND", "EINIT", "EREMOVE", "EBLOCK", "ETRACK", "EWB", "EWB_NT", "ELDU", "EAUG", "EPA",
     "EMODT", "EMODPR", "IPI", "backing_alloc", "backing_free", "fault", "encls_err",
 ]
 # fmt: on
-NR_LOGGED = len(COUNTERS)
 COST_COUNTERS = ["age_scan", "refused", "eaccept", "ipi_cpu"]
 ALL_COUNTERS = COUNTERS + COST_COUNTERS
 NR_COUNTERS = len(ALL_COUNTERS)
@@ -130,7 +128,6 @@ GLOBALS = _record(
     ("nr_lru", "i8", "reclaimable pages on all lists"),
     ("nr_cgroups", "i8", "rows of cgroups in use or once used"),
     ("serial", "i8", "serial of the next cgroup"),
-    ("nr_encls", "i8", "rows of encls ever used"),
     ("block_free", "i8", "first free block of slots"),
     ("block_brk", "i8", "first block never used"),
     ("pin_free", "i8", "first free row of pins"),
