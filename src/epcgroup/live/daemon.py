@@ -1,10 +1,9 @@
-"""The daemon: one loop that listens to clients and to their page faults; the machine decides, the pager carries out.
+"""The daemon: one loop that listens to clients and to their page faults (`faults` deals with those).
 
 A turn of the loop takes what is ready, runs the reclaim works and a batch of ksgxd if they are wanted, ends the
 enclaves that ended, and compares the kernel's count of the pool with ours. Clients are known by pidfd and by their
 cgroup2 path when they create the enclave; nothing they say or leave unsaid makes the loop wait. Who takes more of
-the pool than the machine gave is revoked: SIGBUS. A fault that the machine refuses is SIGBUS too; one that finds no
-room yet is repeated, as a processor does, for as long as it takes.
+the pool than the machine gave is revoked: SIGBUS.
 
 `strict` asserts at every turn what always holds: usage never above a limit (or rising above one that was lowered
 below it), the pool's pages exactly those of the machine.
@@ -23,21 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from epcgroup import interface
 from epcgroup.errors import InputError, MachineError
 from epcgroup.live import cgroups, uffd, wire
-from epcgroup.live.pager import COUNTERS, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
+from epcgroup.live.faults import Faults
+from epcgroup.live.pager import COUNTERS, Area, Pager
 from epcgroup.live.pool import Pool, pages_of_file
-from epcgroup.machine import MAX_ENCLAVE_PAGES, TP_ELDU, TP_EWB, TP_OOM, Batch, Machine, Section
+from epcgroup.machine import MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
 Series = Literal["v2", "v17"]
 
 SO_PEERPIDFD = 77
-FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
-WAIT_SECONDS = 0.01  # until a fault that found no room is tried again
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 
@@ -54,6 +50,7 @@ class Client:
     area: Area | None = None
     attached: bool = False
     lifeline: int = -1  # the end whose closing is SIGBUS
+    ended: bool = False  # to be released at the end of the turn
     revoked: bool = False
 
 
@@ -83,7 +80,6 @@ class Daemon:
         self.stopped = False
         self.closed: dict[str, dict[str, int]] = {}  # counters of ended enclaves by group
         self.revoked = 0
-        self.unserved = 0
         self.dropped = 0  # clients that broke the protocol
         self._ceiling: dict[str, int] = {}  # strict: usage may not be above
         self._next = 1
@@ -92,17 +88,13 @@ class Daemon:
         self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing=True)
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
-        self.pager.drain_events = self._listen_to
+        self.faults = Faults(self.machine, self.pager, lambda area: self._revoke(self._by_area[area.id]))
         self._clients: dict[int, Client] = {}  # by socket
         self._by_area: dict[str, Client] = {}
-        self._by_uffd: dict[int, Client] = {}
+        self._by_uffd: dict[int, Area] = {}
         self._by_pidfd: dict[int, Client] = {}
         self._ghosts: list[_Ghost] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
-        self._late: list[tuple[Client, uffd.Message]] = []  # heard while something else was done
-        self._waiting: list[tuple[Client, int]] = []  # faults that found no room: client and page
-        self._ages_seen = 0
-        self._ksgxd_runs = False
         self._epoll = select.epoll()
         self._listen()
 
@@ -165,14 +157,13 @@ class Daemon:
     def turn(self, timeout: float | None = None) -> int:
         """Wait for something (at most `timeout` seconds) and deal with it; the number of things there were."""
         self.turns += 1
-        if self._busy():
-            timeout = 0.001 if any(area.retry for area in self.pager.areas.values()) else 0
-        elif self._waiting:
-            timeout = WAIT_SECONDS if timeout is None else min(timeout, WAIT_SECONDS)
+        patience = self.faults.patience()
+        if patience is not None:
+            timeout = patience if timeout is None else min(timeout, patience)
         ready = self._epoll.poll(timeout, 64)
         for fd, _ in ready:
             if fd in self._by_uffd:
-                self._faults(self._by_uffd[fd])
+                self.faults.hear(self._by_uffd[fd])
             elif fd in self._clients:
                 self._hear(self._clients[fd])
             elif fd in self._by_pidfd:
@@ -183,29 +174,10 @@ class Daemon:
                 self._accept()
             else:
                 self._hear_ghost(fd)
-        while self._late:
-            self._message(*self._late.pop(0))
-        waiting, self._waiting = self._waiting, []
-        for client, page in waiting:
-            if client.area is not None and client not in self._ended and client.area.state[page] in (NEW, SEALED):
-                self._serve_fault(client, client.area, page, 0)
-        self._background()
-        for client in self._clients.values():
-            if client.area is not None and client.area.retry:
-                self._put_back(client, client.area)
+        self.faults.turn()
         self._release_ended()
         self._audit()
         return len(ready)
-
-    def _busy(self) -> bool:
-        return self._ksgxd_runs or bool(self._late) or any(area.retry for area in self.pager.areas.values())
-
-    def _put_back(self, client: Client, area: Area) -> None:
-        try:
-            for page in sorted(area.retry):
-                self.pager.put_back(area, page)
-        except Revoked:
-            self._revoke(client)
 
     # ---- clients -----------------------------------------------------------------------------------
 
@@ -237,14 +209,14 @@ class Daemon:
 
     def _drop_oldest_silent(self) -> None:
         for client in self._clients.values():
-            if client.area is None and client not in self._ended:
+            if client.area is None and not client.ended:
                 self.dropped += 1
                 self._end(client)
                 return
 
     def _hear(self, client: Client) -> None:
         """One packet of a client. Whatever is wrong with it ends this client only."""
-        if client in self._ended:
+        if client.ended:
             return
         try:
             packet = wire.receive(client.socket)
@@ -323,7 +295,7 @@ class Daemon:
         try:
             self.machine.enclave_create(name, group, nr_pages)
         finally:
-            self._carry_out()
+            self.faults.carry_out()
         if self.machine.series != "v2":
             self.machine.init(name)
         client.group = group
@@ -348,7 +320,7 @@ class Daemon:
             raise OSError(errno.EINVAL, "attach: that is not the enclave's file")
         area.uffd, area.address = os.dup(fd), packet.a
         client.attached = True
-        self._by_uffd[area.uffd] = client
+        self._by_uffd[area.uffd] = area
         self._epoll.register(area.uffd, select.EPOLLIN)
 
     def _detach(self, client: Client) -> None:
@@ -357,33 +329,25 @@ class Daemon:
             raise OSError(errno.EINVAL, "no enclave")
         self._release_area(client)
 
-    # ---- faults ------------------------------------------------------------------------------------
+    # ---- ends --------------------------------------------------------------------------------------
 
-    def _faults(self, client: Client) -> None:
-        area = client.area
-        if area is None or client in self._ended:
-            return
-        for message in uffd.read_messages(area.uffd):
-            self._message(client, message)
+    def _revoke(self, client: Client) -> None:
+        """Take the enclave away: whoever maps it gets SIGBUS."""
+        if not client.ended:
+            self.revoked += 1
+            client.revoked = True
+            self._end(client)
 
-    def _listen_to(self, area: Area) -> None:
-        """Read an area's events while something is being done for it; faults are dealt with later in the turn."""
-        client = self._by_area[area.id]
-        for message in uffd.read_messages(area.uffd):
-            self._late.append((client, message))
-
-    def _message(self, client: Client, message: uffd.Message) -> None:
-        area = client.area
-        if message.event == uffd.EVENT_FORK:
-            os.close(message.a & 0xFFFFFFFF)
-        if area is None or client in self._ended:
+    def _end(self, client: Client) -> None:
+        """The client is done; released at the end of the turn, but it holds nothing of the pool from now on."""
+        if client.ended:
             return
-        if message.event != uffd.EVENT_FAULT:
-            # fork with the mapping, mremap, munmap: what it would see could be wrong, so it sees nothing any more.
-            self._revoke(client)
-            return
-        page = (message.b - area.address) // PAGE_SIZE
-        self._serve_fault(client, area, page, message.a)
+        client.ended = True
+        self._ended.append(client)
+        if client.area is not None:
+            os.ftruncate(client.area.file, 0)
+            client.area.in_pool = 0
+            client.area.ended = True
 
     def _hear_ghost(self, fd: int) -> None:
         """Whatever an ended enclave's mapping goes through: it need not wait for us."""
@@ -391,112 +355,6 @@ class Daemon:
             for message in uffd.read_messages(fd):
                 if message.event == uffd.EVENT_FORK:
                     os.close(message.a & 0xFFFFFFFF)
-
-    def _serve_fault(self, client: Client, area: Area, page: int, flags: int) -> None:
-        try:
-            self._fault(client, area, page, flags)
-        except Revoked:
-            self._revoke(client)
-
-    def _fault(self, client: Client, area: Area, page: int, flags: int) -> None:
-        if not 0 <= page < area.nr_pages:
-            raise Revoked("a fault outside")
-        state = area.state[page]
-        if state in (NEW, SEALED):
-            batch = self._touch_absent(area.id, page, state == NEW)
-            self._carry_out()
-            if client in self._ended:
-                return
-            if batch.stop == "EBUSY":
-                self._waiting.append((client, page))
-            elif batch.stop is not None:
-                self.unserved += 1
-                self.pager.poison(area, page)
-            elif state == NEW:
-                self.pager.add(area, page)
-        elif state in (UNMAPPED, STAGED):
-            self.machine.touch(area.id, [page])
-            self.pager.touched(area, page)
-        elif state == POISONED:
-            self.pager.wake(area, page)
-        elif flags & uffd.FLAG_WP:
-            self.pager.unprotect(area, page)
-        else:
-            assert state == MAPPED
-            self.pager.map_again(area, page)
-
-    def _touch_absent(self, name: str, page: int, new: bool) -> Batch:
-        """The machine's part of a fault in a page that is not on the EPC."""
-        if new and self.machine.series == "v2":
-            # v2 cannot reclaim a page that was added by a fault (EAUG) and hangs or dies of it. Here its enclaves stay
-            # uninitialised, and each page is added (EADD) before its first touch.
-            batch = self.machine.add_pages(name, page)
-            if batch.stop is not None:
-                return batch
-        return self.machine.touch(name, [page], retry=FAULT_TRIES)
-
-    def _carry_out(self) -> None:
-        """Do what the machine has decided since the last time, in its order."""
-        for kind, name, first, count in self.machine.drain():
-            client = self._by_area.get(name)
-            # The SECS (page -1) is charged and counted like any page, but holds no data here.
-            if client is None or client.area is None or client in self._ended or (kind != TP_OOM and first < 0):
-                continue
-            try:
-                if kind == TP_EWB:
-                    self.pager.write_out(client.area, first, count)
-                elif kind == TP_ELDU:
-                    for page in range(first, first + count):
-                        self.pager.load(client.area, page)
-                else:
-                    self._revoke(client)
-            except Revoked:
-                self._revoke(client)
-        ages = self.machine.age_scans
-        if ages != self._ages_seen:
-            self._ages_seen = ages
-            self._unmap_aged()
-
-    def _unmap_aged(self) -> None:
-        """Pages whose accessed bit the machine has cleared are unmapped, so that their next touch is seen."""
-        for name, client in self._by_area.items():
-            area = client.area
-            if area is None or client in self._ended:
-                continue
-            pages = np.flatnonzero(self.machine.aged_pages(name) & (area.state == MAPPED))
-            if len(pages):
-                try:
-                    self.pager.unmap(area, pages.tolist())
-                except Revoked:
-                    self._revoke(client)
-
-    def _background(self) -> None:
-        """Queued reclaim works, and one batch of ksgxd: clients run between two batches."""
-        ksgxd, works = self.machine.woken()
-        if works:
-            self.machine.run_works()
-            self._carry_out()
-        if ksgxd or self._ksgxd_runs:
-            self._ksgxd_runs = not self.machine.ksgxd(1)
-            self._carry_out()
-
-    # ---- ends --------------------------------------------------------------------------------------
-
-    def _revoke(self, client: Client) -> None:
-        """Take the enclave away: whoever maps it gets SIGBUS."""
-        if client not in self._ended:
-            self.revoked += 1
-            client.revoked = True
-            self._end(client)
-
-    def _end(self, client: Client) -> None:
-        """The client is done; released at the end of the turn, but it holds nothing of the pool from now on."""
-        if client in self._ended:
-            return
-        self._ended.append(client)
-        if client.area is not None:
-            os.ftruncate(client.area.file, 0)
-            client.area.in_pool = 0
 
     def _release_ended(self) -> None:
         while self._ended:
@@ -514,7 +372,7 @@ class Daemon:
     def _release_area(self, client: Client) -> None:
         area = client.area
         assert area is not None
-        self._carry_out()
+        self.faults.carry_out()
         self.machine.close(area.id)
         totals = self.closed.setdefault(client.group, dict.fromkeys(COUNTERS, 0))
         for name, count in area.counters.items():
@@ -535,8 +393,7 @@ class Daemon:
         self.pager.forget(area)
         del self._by_area[area.id]
         client.area, client.attached = None, False
-        self._waiting = [(who, page) for who, page in self._waiting if who is not client]
-        self._late = [(who, message) for who, message in self._late if who is not client]
+        self.faults.forget(area)
 
     # ---- audit -------------------------------------------------------------------------------------
 
@@ -612,7 +469,7 @@ class Daemon:
             self._make_group(group)
         self._ceiling.pop(group, None)  # the new limit's begins with today's usage
         self.machine.write(group, file, text)
-        self._carry_out()
+        self.faults.carry_out()
 
     def counters(self, group: str) -> dict[str, int]:
         """What the enclaves of a group have done, ended ones included."""
@@ -660,9 +517,9 @@ class Daemon:
             "touches_seen_by": "pageout" if self.pager.pageout else "copy-out",
             "turns": self.turns,
             "revoked": self.revoked,
-            "unserved": self.unserved,
+            "unserved": self.faults.unserved,
             "dropped": self.dropped,
-            "waiting": len(self._waiting),
+            "waiting": len(self.faults.waiting),
             "groups": groups,
             "enclaves": enclaves,
         }

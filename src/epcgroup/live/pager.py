@@ -51,6 +51,7 @@ class Area:
     uffd: int = -1  # set when the client has attached
     pidfd: int = -1
     address: int = 0
+    ended: bool = False  # it holds nothing of the pool any more
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
     def __post_init__(self) -> None:

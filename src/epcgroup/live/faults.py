@@ -1,0 +1,183 @@
+"""Page faults: what the machine decides about them, and the pager carrying it out.
+
+Knows enclaves (areas) and their userfaultfds, no sockets. A fault that the machine refuses is SIGBUS; one that finds
+no room yet is repeated, as a processor does, for as long as it takes. An area that cannot be kept right any more is
+`revoke`d: whoever made this decides what that means, and must then mark it ended.
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from epcgroup.live import uffd
+from epcgroup.live.pager import MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
+from epcgroup.machine import TP_ELDU, TP_EWB, TP_OOM, Batch, Machine
+from epcgroup.units import PAGE_SIZE
+
+FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
+WAIT_SECONDS = 0.01  # until a fault that found no room is tried again
+
+
+class Faults:
+    """The faults of all areas of `pager`. Areas and the machine's enclaves have the same ids."""
+
+    def __init__(self, machine: Machine, pager: Pager, revoke: Callable[[Area], None]) -> None:
+        self.machine = machine
+        self.pager = pager
+        self.unserved = 0
+        self.waiting: list[tuple[Area, int]] = []  # faults that found no room
+        self._revoke = revoke
+        self._late: list[tuple[Area, uffd.Message]] = []  # heard while something else was done
+        self._ages_seen = 0
+        self._ksgxd_runs = False
+        pager.drain_events = self._listen_to
+
+    # ---- a turn ------------------------------------------------------------------------------------
+
+    def hear(self, area: Area) -> None:
+        """An area's userfaultfd has something to say."""
+        if area.ended:
+            return
+        for message in uffd.read_messages(area.uffd):
+            self._message(area, message)
+
+    def turn(self) -> None:
+        """What is left to do when everybody has been heard."""
+        while self._late:
+            self._message(*self._late.pop(0))
+        waiting, self.waiting = self.waiting, []
+        for area, page in waiting:
+            if not area.ended and area.state[page] in (NEW, SEALED):
+                self._serve(area, page, 0)
+        self._background()
+        for area in self.pager.areas.values():
+            if area.retry:
+                self._put_back(area)
+
+    def patience(self) -> float | None:
+        """Seconds until the next turn has something to do even when nobody says anything; None: nothing."""
+        if any(area.retry for area in self.pager.areas.values()):
+            return 0.001
+        if self._ksgxd_runs or self._late:
+            return 0
+        return WAIT_SECONDS if self.waiting else None
+
+    def forget(self, area: Area) -> None:
+        """The area ends: nobody waits in it any more."""
+        self.waiting = [(which, page) for which, page in self.waiting if which is not area]
+        self._late = [(which, message) for which, message in self._late if which is not area]
+
+    def _put_back(self, area: Area) -> None:
+        try:
+            for page in sorted(area.retry):
+                self.pager.put_back(area, page)
+        except Revoked:
+            self._revoke(area)
+
+    def _background(self) -> None:
+        """Queued reclaim works, and one batch of ksgxd: clients run between two batches."""
+        ksgxd, works = self.machine.woken()
+        if works:
+            self.machine.run_works()
+            self.carry_out()
+        if ksgxd or self._ksgxd_runs:
+            self._ksgxd_runs = not self.machine.ksgxd(1)
+            self.carry_out()
+
+    # ---- a fault -----------------------------------------------------------------------------------
+
+    def _listen_to(self, area: Area) -> None:
+        """Read an area's events while something is being done for it; faults are dealt with later in the turn."""
+        for message in uffd.read_messages(area.uffd):
+            self._late.append((area, message))
+
+    def _message(self, area: Area, message: uffd.Message) -> None:
+        if message.event == uffd.EVENT_FORK:
+            os.close(message.a & 0xFFFFFFFF)
+        if area.ended:
+            return
+        if message.event != uffd.EVENT_FAULT:
+            # fork with the mapping, mremap, munmap: what it would see could be wrong, so it sees nothing any more.
+            self._revoke(area)
+            return
+        self._serve(area, (message.b - area.address) // PAGE_SIZE, message.a)
+
+    def _serve(self, area: Area, page: int, flags: int) -> None:
+        try:
+            self._fault(area, page, flags)
+        except Revoked:
+            self._revoke(area)
+
+    def _fault(self, area: Area, page: int, flags: int) -> None:
+        if not 0 <= page < area.nr_pages:
+            raise Revoked("a fault outside")
+        state = area.state[page]
+        if state in (NEW, SEALED):
+            batch = self._touch_absent(area.id, page, state == NEW)
+            self.carry_out()
+            if area.ended:
+                return
+            if batch.stop == "EBUSY":
+                self.waiting.append((area, page))
+            elif batch.stop is not None:
+                self.unserved += 1
+                self.pager.poison(area, page)
+            elif state == NEW:
+                self.pager.add(area, page)
+        elif state in (UNMAPPED, STAGED):
+            self.machine.touch(area.id, [page])
+            self.pager.touched(area, page)
+        elif state == POISONED:
+            self.pager.wake(area, page)
+        elif flags & uffd.FLAG_WP:
+            self.pager.unprotect(area, page)
+        else:
+            assert state == MAPPED
+            self.pager.map_again(area, page)
+
+    def _touch_absent(self, name: str, page: int, new: bool) -> Batch:
+        """The machine's part of a fault in a page that is not on the EPC."""
+        if new and self.machine.series == "v2":
+            # v2 cannot reclaim a page that was added by a fault (EAUG) and hangs or dies of it. Here its enclaves stay
+            # uninitialised, and each page is added (EADD) before its first touch.
+            batch = self.machine.add_pages(name, page)
+            if batch.stop is not None:
+                return batch
+        return self.machine.touch(name, [page], retry=FAULT_TRIES)
+
+    # ---- carrying out ------------------------------------------------------------------------------
+
+    def carry_out(self) -> None:
+        """Do what the machine has decided since the last time, in its order."""
+        for kind, name, first, count in self.machine.drain():
+            area = self.pager.areas.get(name)
+            # The SECS (page -1) is charged and counted like any page, but holds no data here.
+            if area is None or area.ended or (kind != TP_OOM and first < 0):
+                continue
+            try:
+                if kind == TP_EWB:
+                    self.pager.write_out(area, first, count)
+                elif kind == TP_ELDU:
+                    for page in range(first, first + count):
+                        self.pager.load(area, page)
+                else:
+                    self._revoke(area)
+            except Revoked:
+                self._revoke(area)
+        ages = self.machine.age_scans
+        if ages != self._ages_seen:
+            self._ages_seen = ages
+            self._unmap_aged()
+
+    def _unmap_aged(self) -> None:
+        """Pages whose accessed bit the machine has cleared are unmapped, so that their next touch is seen."""
+        for name, area in self.pager.areas.items():
+            if area.ended:
+                continue
+            pages = np.flatnonzero(self.machine.aged_pages(name) & (area.state == MAPPED))
+            if len(pages):
+                try:
+                    self.pager.unmap(area, pages.tolist())
+                except Revoked:
+                    self._revoke(area)
