@@ -170,7 +170,7 @@ def test_a_fault_that_cannot_be_served_is_sigbus(live: Boot) -> None:
     client = node.client("enclave = Enclave(PAGE)\nsay('made')\nenclave.memory[0] = 1\n", group="/g")
     assert client.line() == "made"
     assert client.ended() == -7
-    assert node.daemon.unserved == 1
+    assert node.daemon.faults.unserved == 1
 
 
 # ---- writers against eviction ----------------------------------------------------------------------
