@@ -4,6 +4,8 @@ The test turns the daemon's loop itself (`live.until`), strictly audited at ever
 test looks at it or tampers. Clients speak in lines: `say` and `hear`. Everything is taken back in the fixture.
 """
 
+import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -19,10 +21,8 @@ import pytest
 from epcgroup.live import cgroups, probe
 from epcgroup.units import PAGE_SIZE
 
-# Live paging is young: its tests take part when asked for, until they have run long enough on busy machines.
-ASKED = os.environ.get("EPCGROUP_LIVE_TESTS") == "1"
-LACKING = probe.missing() if ASKED else "the live tests run with EPCGROUP_LIVE_TESTS=1"
-PATIENCE = 60  # seconds until a test that waits for something gives up; never part of what is asserted
+LACKING = probe.missing()
+PATIENCE = 600  # seconds until a test that waits for something gives up; never part of what is asserted
 
 PRELUDE = """
 import os, random, sys, threading
@@ -81,6 +81,11 @@ class Process:
                 f"the client ended with {self.popen.returncode} before it said anything"
             )
         return b"\n" in self._heard
+
+    def rest(self) -> str:
+        """All that it said and nobody has read, after it has ended."""
+        assert self.popen.stdout is not None and self.popen.returncode is not None
+        return (self._heard + (self.popen.stdout.read() or b"")).decode()
 
     def ended(self) -> int:
         """Its exit status, negative signal; the daemon turns meanwhile."""
@@ -173,15 +178,14 @@ def live() -> Iterator[Callable[..., Live]]:
     """`live(256)` boots a daemon with a pool of 256 pages. At the end everything must have come back."""
     if LACKING is not None:
         pytest.skip(LACKING)
-    booted: list[Live] = []
-
-    def boot(nr_pages: int, **options: Any) -> Live:
-        booted.append(Live(Path(directory) / str(len(booted)), nr_pages, **options))
-        return booted[-1]
-
     # Not tmp_path: clients of other users come here too.
-    with tempfile.TemporaryDirectory(prefix="epcgroup-test-") as directory:
+    with tempfile.TemporaryDirectory(prefix="epcgroup-test-") as directory, contextlib.ExitStack() as ends:
         Path(directory).chmod(0o755)
+        count = itertools.count()
+
+        def boot(nr_pages: int, **options: Any) -> Live:
+            one = Live(Path(directory) / str(next(count)), nr_pages, **options)
+            ends.callback(one.close)
+            return one
+
         yield boot
-        for one in booted:
-            one.close()

@@ -203,8 +203,7 @@ with Enclave(16 * PAGE) as enclave:
 
 
 CHEAT = """
-import mmap, signal
-signal.alarm(100)
+import mmap
 daemon = wire.connect()
 created = wire.ask(daemon, wire.Packet(wire.CREATE, a=1024 * PAGE))
 from epcgroup.live import uffd
