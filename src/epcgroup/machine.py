@@ -910,7 +910,7 @@ class Machine:
         return {
             "page_ins": encl.nr_eldu,
             "page_outs": encl.nr_ewb,
-            "page_outs_by_others": encl.nr_ewb_others,  # by another enclave's task or a kernel thread
+            "page_outs_by_others": encl.nr_ewb_others,  # by another enclave's task, ksgxd or another cgroup's work
             "faults": encl.nr_fault,
             "grown": encl.nr_eaug,
         }

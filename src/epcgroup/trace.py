@@ -1,4 +1,4 @@
-"""What a run leaves behind: the record that the simulator (and later the live door) writes and every report reads.
+"""What a run leaves behind: the record that the simulator and a live run write and every report reads.
 
 Data flows one way: a run makes a `Run`, `report` turns runs into numbers, text and a page. Times are seconds of the
 run's own clock, sizes bytes, counts events. Nothing here computes a metric; the formulas stand in report/metrics.py.
@@ -16,6 +16,9 @@ FORMAT = "epcgroup-run-1"
 # Stall histogram: bucket i counts stalls of [2**(i/4), 2**((i+1)/4)) nanoseconds; 160 buckets reach 18 minutes.
 STALL_BUCKETS = 160
 STALL_BUCKETS_PER_OCTAVE = 4
+
+
+Kind = Literal["alone", "unlimited", "limited"]
 
 
 @dataclass
@@ -63,10 +66,10 @@ class Event:
 class Run:
     """One run of all (or one) of the pods on one node."""
 
-    label: str  # "none", "claims", "alone:web", "v2 claims", "live" ...
-    kind: Literal["alone", "unlimited", "limited"]
+    label: str  # "none", "claims", "alone:web", "v2 claims", "live none" ...
+    kind: Kind
     series: str  # mainline, v2, v17
-    duration: float  # simulated seconds that were run
+    duration: float  # seconds that were run, of the run's own clock
     seed: int
     epc_bytes: int
     cpus: int
@@ -81,6 +84,7 @@ class Run:
     kworker_seconds: float = 0.0  # CPU time of the queued cgroup works
     wall_seconds: float = 0.0  # what it cost us; not part of any result
     ended_early: str | None = None  # e.g. "interrupted at 3.1 s of 10 s"
+    live: bool = False  # real processes, on the clock of the host; else simulated
 
 
 @dataclass

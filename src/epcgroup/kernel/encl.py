@@ -240,6 +240,15 @@ def evict_secs(k, e, memcg):
         trace(k, TP_EWB, e, v)
 
 
+@inline
+def by_others(k, e):
+    """Who reclaims now is neither a task of the enclave nor the work of its cgroup, which its own limit has queued."""
+    g = k.g
+    if g.task != NIL:
+        return k.tasks[g.task].encl != e
+    return g.kthread != 2 or g.work != k.encls[e].lru_cgroup
+
+
 @kernel
 def encl_ewb(k, e, v):
     """Write a blocked page out, free and uncharge its EPC page, and evict the SECS after the last child."""
@@ -255,7 +264,7 @@ def encl_ewb(k, e, v):
     encl.child -= 1
     encl.nr_resident -= 1
     encl.nr_ewb += 1
-    if g.task == NIL or k.tasks[g.task].encl != e:
+    if by_others(k, e):
         encl.nr_ewb_others += 1
     g.progress += 1
     if g.tracing != 0:

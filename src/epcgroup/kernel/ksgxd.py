@@ -78,6 +78,7 @@ def pop_work(k):
 def work_batches(k, c, batches):
     """Run c's reclaim work for at most so many batches; returns 1 when it is done. v2's runs to its end."""
     enter_kthread(k, 2)
+    k.g.work = c
     return work(k, c, batches)
 
 

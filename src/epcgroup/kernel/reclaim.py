@@ -6,6 +6,7 @@ ignore age.
 """
 
 from epcgroup.kernel.encl import (
+    by_others,
     charge_mm,
     encl_age,
     encl_ewb,
@@ -122,7 +123,7 @@ def reclaim_simple(k, e, table, at, n, ignore_age):
     encl.child -= chosen
     encl.nr_resident -= chosen
     encl.nr_ewb += chosen
-    if g.task == NIL or k.tasks[g.task].encl != e:
+    if by_others(k, e):
         encl.nr_ewb_others += chosen
     if g.tracing != 0:
         for i in range(chosen):

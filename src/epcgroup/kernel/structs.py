@@ -151,6 +151,7 @@ GLOBALS = _record(
     ("nr_warned", "i8", ""),
     ("task", "i8", "current task, NIL in a kernel thread or an administrator's write"),
     ("kthread", "i8", "1: ksgxd, 2: kworker, 0: neither"),
+    ("work", "i8", "cgroup whose work the kworker does"),
     ("cgroup", "i8", "cgroup of current"),
     ("node", "i8", "slot of the NUMA node where allocation starts"),
     ("node_has_epc", "i8", "0: the task's own NUMA node has no EPC"),
@@ -246,7 +247,7 @@ ENCL = _record(
     ("serial", "i8", "creation order"),
     ("nr_eldu", "i8", "regular pages loaded"),
     ("nr_ewb", "i8", "regular pages written out"),
-    ("nr_ewb_others", "i8", "of those, written by another enclave's task or a kernel thread"),
+    ("nr_ewb_others", "i8", "of those, written by another enclave's task, by ksgxd or by another cgroup's work"),
     ("nr_fault", "i8", "page faults"),
     ("nr_eaug", "i8", "dynamic pages added"),
 )

@@ -84,7 +84,6 @@ class _Enclave:
     ready: bool = False
     alive: bool = True
     totals: dict[str, int] = field(default_factory=dict)  # of a closed enclave
-    outs_at_limit: int = 0  # page-outs by the reclaim work of its own cgroup
 
 
 @dataclass(eq=False)
@@ -159,7 +158,6 @@ class NodeSimulation:
         self.stirred = True  # the slice may have woken a kernel thread
         self.kernel_due: list[int] = []  # when kernel threads want to run, soonest first; past ones are dropped late
         self.timers: list[tuple[int, int, Callable[[int], None]]] = []
-        self.served: dict[int, list[_Enclave]] = {}  # cgroup row -> the enclaves its work reclaims from
         self.pods = [self._pod(plan) for plan in pods]
         for change in changes:
             self._at(self._cycles(change.at), lambda now, c=change: self._change_limit(now, c))  # type: ignore[misc]
@@ -199,9 +197,7 @@ class NodeSimulation:
         for c in plan.containers:
             path = plan.container_path(c)
             self._mkdir(path)
-            made = [self._enclave(pod, c, i) for i in range(c.enclaves)]
-            self.served[self.m.cgroups[path]] = made
-            pod.enclaves += made
+            pod.enclaves += [self._enclave(pod, c, i) for i in range(c.enclaves)]
         if plan.start < self.run_record.duration:
             self._at(self._cycles(plan.start), lambda now: self._start(now, pod))
         if plan.stop is not None and plan.stop < self.run_record.duration:
@@ -317,15 +313,10 @@ class NodeSimulation:
         """Batches of ksgxd or of a kworker until a slice is over. One that finds work but none that can be done (v2's
         may, as long as it is woken) looks again and again, and keeps its CPU."""
         m, before, used, done = self.m, self.m.spent(), 0, False
-        held = [e for e in self.served.get(thread.work, ()) if e.id in m.tasks]
-        outs = [self._outs_by_others(e) for e in held]
         while not done and used < self.spin:
             done = m.ksgxd(1) if thread.work < 0 else m.work_batch(thread.work)
             spent = m.spent() - before
             used = spent if spent > used else max(self.wakeup if done else self.short_slice, used)
-        for enclave, n in zip(held, outs, strict=True):
-            # For the ring a kworker is somebody else; here it is the pod's own limit at work.
-            enclave.outs_at_limit += self._outs_by_others(enclave) - n
         if thread.work < 0:
             self.run_record.ksgxd_seconds += self._seconds(used)
             if done:
@@ -502,13 +493,11 @@ class NodeSimulation:
         thread.release = (first + n, count - n) if count > n else None
         if not self.node.sgx2:
             return 0
-        before, outs = m.spent(), self._outs_by_others(enclave)
+        before = m.spent()
         trimmed = m.trim(enclave.id, first, n).done
         accepted = m.touch(enclave.id, range(first, first + trimmed), accept=True, retry=1).done
         if accepted:
             m.remove(enclave.id, first, accepted)
-        if m.series != "mainline":
-            enclave.outs_at_limit += self._outs_by_others(enclave) - outs
         used = m.spent() - before + accepted * self.eremove + 2 * self.ioctl
         thread.build += used
         return used
@@ -572,9 +561,6 @@ class NodeSimulation:
             return enclave.totals
         return self.m.enclave_counters(enclave.id)
 
-    def _outs_by_others(self, enclave: _Enclave) -> int:
-        return self.m.enclave_counters(enclave.id)["page_outs_by_others"]
-
     def _sample(self, now: int) -> None:
         m, record = self.m, self.run_record
         record.times.append(self._seconds(now))
@@ -603,7 +589,6 @@ class NodeSimulation:
         totals = [self._enclave_counters(e) for e in pod.enclaves]
         for name in ("page_ins", "page_outs", "page_outs_by_others", "faults", "grown"):
             setattr(p, name, sum(t.get(name, 0) for t in totals))
-        p.page_outs_by_others -= sum(e.outs_at_limit for e in pod.enclaves)
         threads = [t for e in pod.enclaves for t in e.threads]
         p.touches = sum(t.touches for t in threads) + sum(t.get("guest", 0) for t in totals)
         p.busy_seconds = self._seconds(sum(t.busy for t in threads))

@@ -5,14 +5,14 @@ The same plan and seed give the same record. Replicas of one template behave ali
 
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from epcgroup import __version__
 from epcgroup.sim.node import LONG_SLICE_SECONDS, SLICE_SECONDS, NodeSimulation
-from epcgroup.sim.plan import Plan, PodPlan, limits_of
-from epcgroup.trace import Run, RunSet
+from epcgroup.sim.plan import LimitChange, Plan, PodPlan, limits_of
+from epcgroup.trace import Kind, Run, RunSet
 from epcgroup.units import format_bytes
 
 RunProgress = Callable[[str, float], None]  # label of the run, share that is done
@@ -23,19 +23,30 @@ SLICES = (
 )
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """One run of a plan, simulated or live."""
+
+    label: str  # "alone:POD", "none", "claims", or "SERIES claims" for limits in another series than the plan's
+    kind: Kind
+    series: str
+    pods: tuple[PodPlan, ...]
+    limits: Mapping[str, int] = field(default_factory=dict)  # misc.max by cgroup path
+    changes: tuple[LimitChange, ...] = ()
+
+
 def simulate(plan: Plan, progress: RunProgress | None = None, command: str = "") -> RunSet:
     """Run everything the plan compares. An interrupted run ends the set with what was simulated so far."""
     runs: list[Run] = []
-    for label in _labels(plan):
-        run = _run(plan, label, progress)
-        runs += [run, *_twins(plan, label, run)]
+    for what in runs_of(plan):
+        run = _run(plan, what, progress)
+        runs += [run, *twins(plan, run)]
         if run.ended_early and run.ended_early.startswith("interrupted"):
             break
     return RunSet(plan.title, runs, configuration(plan, command), [*plan.notes, SLICES])
 
 
 def _labels(plan: Plan) -> list[str]:
-    """One a run: "alone:POD", "none", "claims", or "SERIES claims" for limits in another series than the plan's."""
     labels: list[str] = []
     for what in plan.compare:
         if what == "alone":
@@ -51,30 +62,28 @@ def _labels(plan: Plan) -> list[str]:
     return list(dict.fromkeys(labels))
 
 
-def _twins(plan: Plan, label: str, run: Run) -> list[Run]:
-    """The alone run of one replica stands for the others of its template."""
-    if not label.startswith("alone:") or run.ended_early:
-        return []
-    first = next(p for p in plan.pods if f"alone:{p.name}" == label)
-    others = [p for p in plan.pods if first.template and p.template == first.template and p.name != first.name]
-    record = run.pods[0]
-    return [
-        replace(run, label=f"alone:{p.name}", pods=[replace(record, name=p.name, cgroup=p.path)], events=[])
-        for p in others
-    ]
+def runs_of(plan: Plan) -> list[RunPlan]:
+    """Everything the plan compares, in order. Runs without limits are those of a mainline kernel."""
+    runs = []
+    for label in _labels(plan):
+        if label.startswith("alone:"):
+            # Alone, a pod has the whole time to itself.
+            pods = tuple(replace(p, start=0.0, stop=None) for p in plan.pods if f"alone:{p.name}" == label)
+            runs.append(RunPlan(label, "alone", "mainline", pods))
+        elif label == "none":
+            runs.append(RunPlan(label, "unlimited", "mainline", plan.pods))
+        else:
+            series = plan.series if label == "claims" else label.partition(" ")[0]
+            runs.append(RunPlan(label, "limited", series, plan.pods, limits_of(plan), plan.changes))
+    return runs
 
 
-def _run(plan: Plan, label: str, progress: RunProgress | None) -> Run:
-    limited = label != "none" and not label.startswith("alone:")
-    series = plan.series if label == "claims" else label.partition(" ")[0]
-    pods: tuple[PodPlan, ...] = plan.pods
-    if label.startswith("alone:"):
-        # Alone, a pod has the whole time to itself.
-        pods = tuple(replace(p, start=0.0, stop=None) for p in plan.pods if f"alone:{p.name}" == label)
-    record = Run(
-        label=label,
-        kind="limited" if limited else "alone" if label.startswith("alone:") else "unlimited",
-        series=series if limited else "mainline",
+def record_of(plan: Plan, what: RunPlan) -> Run:
+    """A run's record before it has run."""
+    return Run(
+        label=what.label,
+        kind=what.kind,
+        series=what.series,
         duration=plan.duration,
         seed=plan.seed,
         epc_bytes=plan.node.epc_bytes,
@@ -82,12 +91,28 @@ def _run(plan: Plan, label: str, progress: RunProgress | None) -> Run:
         cpu_hz=plan.node.costs.cpu_hz,
         cost_profile=plan.node.costs.name,
     )
+
+
+def twins(plan: Plan, run: Run) -> list[Run]:
+    """The alone run of one replica stands for the others of its template."""
+    if run.kind != "alone" or run.ended_early:
+        return []
+    record = run.pods[0]
+    first = next(p for p in plan.pods if p.name == record.name)
+    others = [p for p in plan.pods if first.template and p.template == first.template and p.name != first.name]
+    prefix, _, _ = run.label.partition(":")
+    return [
+        replace(run, label=f"{prefix}:{p.name}", pods=[replace(record, name=p.name, cgroup=p.path)], events=[])
+        for p in others
+    ]
+
+
+def _run(plan: Plan, what: RunPlan, progress: RunProgress | None) -> Run:
+    record = record_of(plan, what)
     started = time.perf_counter()
-    simulation = NodeSimulation(
-        plan.node, pods, record, limits_of(plan) if limited else {}, plan.changes if limited else ()
-    )
+    simulation = NodeSimulation(plan.node, what.pods, record, dict(what.limits), what.changes)
     record.pods = [pod.record for pod in simulation.pods]
-    simulation.run(None if progress is None else lambda share: progress(label, share))
+    simulation.run(None if progress is None else lambda share: progress(what.label, share))
     record.wall_seconds = round(time.perf_counter() - started, 3)
     return record
 
