@@ -29,6 +29,7 @@ from epcgroup.units import PAGE_SIZE
 SERIES = {"mainline": structs.MAINLINE, "v2": structs.V2, "v17": structs.V17}
 COUNTERS = tuple(structs.COUNTERS)  # those an op log shows
 ALL_COUNTERS = tuple(structs.ALL_COUNTERS)
+ENCLAVE_COUNTERS = ("page_ins", "page_outs", "page_outs_by_others", "faults", "grown")
 MAX_ENCLAVE_PAGES = 1 << 24  # 64 GiB, the largest enclave of today's processors
 MAX_CGROUPS = 1 << 16  # place and pcmd_who name them in 16 bits
 FOREVER = 1 << 62

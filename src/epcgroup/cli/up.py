@@ -18,7 +18,7 @@ LEAST, MOST = 1 << 18, 1 << 40
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epc", metavar="SIZE", required=True, help="size of the pool, e.g. 64Mi")
-    parser.add_argument("--series", choices=("v17", "v2"), default="v17", help="whose policy (default v17)")
+    parser.add_argument("--series", choices=("v17", "v2", "mainline"), default="v17", help="whose policy (default v17)")
     parser.add_argument("--copy-out", action="store_true", help="see touches by copying pages out, not by PAGEOUT")
     parser.add_argument("--strict", action="store_true", help="assert all invariants at every turn")
     parser.add_argument("--foreground", action="store_true", help="do not go to the background")

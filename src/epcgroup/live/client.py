@@ -13,6 +13,7 @@ import ctypes
 import fcntl
 import os
 import signal
+import time
 from types import TracebackType
 from typing import Self
 
@@ -22,19 +23,22 @@ _F_SETSIG = 10
 
 
 class Enclave:
-    """`size` bytes of enclave memory, zero at first. OSError: no daemon, or the errno of its refusal (ENOMEM)."""
+    """`size` bytes of enclave memory, zero at first. OSError: no daemon, or the errno of its refusal (ENOMEM).
 
-    def __init__(self, size: int, directory: str | None = None) -> None:
+    The first `built` pages are charged at once (EADD), the others at their first touch (EAUG).
+    """
+
+    def __init__(self, size: int, directory: str | None = None, built: int = 0) -> None:
         if not 0 < size < 1 << 64:
             raise ValueError(f"size {size} is not positive and below 2**64")
         self._daemon = wire.connect(directory)
         with contextlib.ExitStack() as undo:
             undo.callback(self._daemon.close)
-            self._attach(size)
+            self._attach(size, built)
             undo.pop_all()
 
-    def _attach(self, size: int) -> None:
-        created = wire.ask(self._daemon, wire.Packet(wire.CREATE, a=size))
+    def _attach(self, size: int, built: int) -> None:
+        created = wire.ask(self._daemon, wire.Packet(wire.CREATE, a=size, b=int(built > 0)))
         file, device, lifeline = created.fds
         self._length, self.number = created.a, created.b
         try:
@@ -50,7 +54,18 @@ class Enclave:
         fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGBUS)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         wire.ask(self._daemon, wire.Packet(wire.ATTACH, a=self.address, fds=(self._uffd,)))
+        if built:
+            self._build(built)
         self.memory = memoryview((ctypes.c_ubyte * size).from_address(self.address)).cast("B")
+
+    def _build(self, nr_pages: int) -> None:
+        done = 0
+        while done < nr_pages:
+            added = wire.ask(self._daemon, wire.Packet(wire.ADD, a=done, b=nr_pages - done)).a
+            done += added
+            if not added:
+                time.sleep(0.001)
+        wire.ask(self._daemon, wire.Packet(wire.INIT))
 
     def close(self) -> None:
         """Give the memory back. What still looks at it (an array) must not be used any more: SIGSEGV."""

@@ -26,15 +26,16 @@ from epcgroup import interface
 from epcgroup.errors import InputError, MachineError
 from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.faults import Faults
-from epcgroup.live.pager import COUNTERS, Area, Pager
+from epcgroup.live.pager import COUNTERS, NEW, Area, Pager
 from epcgroup.live.pool import Pool, pages_of_file
-from epcgroup.machine import MAX_ENCLAVE_PAGES, Machine, Section
+from epcgroup.machine import ENCLAVE_COUNTERS, MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
-Series = Literal["v2", "v17"]
+Series = Literal["mainline", "v2", "v17"]
 
 SO_PEERPIDFD = 77
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
+ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 
 
@@ -253,9 +254,13 @@ class Daemon:
     def _answer(self, client: Client, packet: wire.Packet) -> wire.Packet:
         match packet.op:
             case wire.CREATE:
-                return self._create(client, packet.a)
+                return self._create(client, packet.a, packet.b)
             case wire.ATTACH:
                 self._attach(client, packet)
+            case wire.ADD:
+                return wire.Packet(wire.ADD, a=self._add(client, packet.a, packet.b))
+            case wire.INIT:
+                self._init(client)
             case wire.CLOSE:
                 self._detach(client)
             case wire.STATUS:
@@ -281,7 +286,7 @@ class Daemon:
         if client.uid != 0:
             raise OSError(errno.EPERM, "not root")
 
-    def _create(self, client: Client, size: int) -> wire.Packet:
+    def _create(self, client: Client, size: int, to_be_built: int) -> wire.Packet:
         if client.area is not None:
             raise OSError(errno.EBUSY, "one enclave a connection")
         if not 0 < size <= MAX_ENCLAVE_PAGES * PAGE_SIZE:
@@ -296,7 +301,7 @@ class Daemon:
             self.machine.enclave_create(name, group, nr_pages)
         finally:
             self.faults.carry_out()
-        if self.machine.series != "v2":
+        if self.machine.series != "v2" and not to_be_built:
             self.machine.init(name)
         client.group = group
         client.area = area = self.pager.new_area(name, number, nr_pages)
@@ -322,6 +327,29 @@ class Daemon:
         client.attached = True
         self._by_uffd[area.uffd] = area
         self._epoll.register(area.uffd, select.EPOLLIN)
+
+    def _add(self, client: Client, first: int, count: int) -> int:
+        """EADD of pages of zeros: how many; fewer than asked for when there is no room for more yet."""
+        area = client.area
+        if area is None or not first + count <= area.nr_pages:
+            raise OSError(errno.EINVAL, "add")
+        for page in range(first, first + min(count, ADD_AT_ONCE)):
+            if area.state[page] != NEW:
+                raise OSError(errno.EEXIST, "add")
+            batch = self.machine.add_pages(area.id, page, measure=True)
+            self.faults.carry_out()
+            if batch.stop == "EBUSY" or area.ended:
+                return page - first
+            if batch.stop is not None:
+                raise OSError(getattr(errno, batch.stop), "add")
+            self.pager.stage(area, page)
+        return min(count, ADD_AT_ONCE)
+
+    def _init(self, client: Client) -> None:
+        if client.area is None:
+            raise OSError(errno.EINVAL, "no enclave")
+        if self.machine.series != "v2":
+            self.machine.init(client.area.id)
 
     def _detach(self, client: Client) -> None:
         """The client closes its enclave; the connection stays until it goes."""
@@ -373,10 +401,10 @@ class Daemon:
         area = client.area
         assert area is not None
         self.faults.carry_out()
+        totals = self.closed.setdefault(client.group, {})
+        for name, count in self._counters_of(area).items():
+            totals[name] = totals.get(name, 0) + count
         self.machine.close(area.id)
-        totals = self.closed.setdefault(client.group, dict.fromkeys(COUNTERS, 0))
-        for name, count in area.counters.items():
-            totals[name] += count
         if client.attached:
             # Its own copy keeps the description alive: epoll would not forget it by itself.
             self._epoll.unregister(area.uffd)
@@ -472,13 +500,17 @@ class Daemon:
         self.faults.carry_out()
 
     def counters(self, group: str) -> dict[str, int]:
-        """What the enclaves of a group have done, ended ones included."""
-        totals = dict(self.closed.get(group, dict.fromkeys(COUNTERS, 0)))
+        """What the enclaves of a group have done, ended ones included: what the pager carried out, and (page_ins,
+        page_outs, page_outs_by_others, faults, grown) what the machine counted."""
+        totals = dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0) | self.closed.get(group, {})
         for client in self._by_area.values():
             if client.group == group and client.area is not None:
-                for name, count in client.area.counters.items():
+                for name, count in self._counters_of(client.area).items():
                     totals[name] += count
         return totals
+
+    def _counters_of(self, area: Area) -> dict[str, int]:
+        return {**area.counters, **self.machine.enclave_counters(area.id)}
 
     def status(self) -> dict[str, Any]:
         """What `epcgroup status --json` shows. Sizes are bytes."""

@@ -155,6 +155,11 @@ class Pager:
         area.counters["added"] += 1
         self._put(area, page, self._zeros)
 
+    def stage(self, area: Area, page: int) -> None:
+        """EADD: a page of zeros that its first touch brings into the pool."""
+        area.staged[page] = self._zeros
+        area.state[page] = STAGED
+
     def _put(self, area: Area, page: int, data: bytes) -> None:
         area.staged[page] = data
         area.state[page] = STAGED

@@ -5,8 +5,8 @@ along by SCM_RIGHTS. A reply has the request's op and errno 0 or the kernel's nu
 connection's end is the enclave's.
 
   op         request                       reply
-  CREATE 1   a: bytes wanted               a: bytes to map (a power of two), b: number of the enclave; descriptors:
-                                           file to map, /dev/userfaultfd, lifeline
+  CREATE 1   a: bytes wanted; b: 1 to      a: bytes to map (a power of two), b: number of the enclave; descriptors:
+             build it with ADD and INIT    file to map, /dev/userfaultfd, lifeline
   ATTACH 2   a: address of the mapping;    -
              descriptor: its userfaultfd
   CLOSE 3    -                             - ; the memory may be unmapped from now on
@@ -14,6 +14,10 @@ connection's end is the enclave's.
   READ 5     text: GROUP NUL FILE          text: the misc.* file
   WRITE 6    text: GROUP NUL FILE NUL TEXT - ; root only
   STOP 7     -                             - ; root only; the daemon ends
+  ADD 8      a: first page, b: pages       a: pages of zeros added (EADD); fewer: no room, or enough for one request
+  INIT 9     -                             -
+
+Pages that are not added come into being with their first touch (EAUG).
 
 Between CREATE and ATTACH a client maps the file shared and whole, closes it, calls madvise(MADV_DONTFORK), gets a
 userfaultfd by ioctl(0xAA00, O_CLOEXEC | O_NONBLOCK) on the device, keeps its own copy open as long as the mapping
@@ -28,7 +32,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP = range(1, 8)
+CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT = range(1, 10)
 _HEADER = struct.Struct("<IIQQ")
 MAX_PACKET = 65_024
 MAX_FDS = 4
