@@ -9,7 +9,7 @@ Not here: charging, permissions, writes of zero bytes (they never reach the cont
 
 import errno
 from collections.abc import Collection, Iterator, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from epcgroup.errors import InputError, MachineError
 from epcgroup.units import quoted
@@ -34,6 +34,17 @@ _CGROUP_FILES: dict[str, dict[str, int]] = {
     },
     "v2": {"misc.max": 0o644, "misc.current": 0o444, "misc.events": 0o444},
 }
+
+
+class Counts(NamedTuple):
+    """What a cgroup holds of one resource: the numbers behind its files."""
+
+    max: int = UNLIMITED
+    current: int = 0
+    peak: int = 0
+    events: int = 0
+    events_local: int = 0
+
 
 # The kernel's isspace(): ASCII white space and the Latin-1 no-break space.
 _SPACE = b" \t\n\v\f\r\xa0"
@@ -62,7 +73,7 @@ def parse_max(
     if not space or name not in known:
         raise MachineError(errno.EINVAL, f"write {quoted(text)} to misc.max")
     try:
-        limit = UNLIMITED if value == b"max" else _parse_u64(value)
+        limit = UNLIMITED if value == b"max" else parse_u64(value)
     except OverflowError:
         raise MachineError(errno.ERANGE, f"write {quoted(text)} to misc.max") from None
     except ValueError:
@@ -73,7 +84,7 @@ def parse_max(
     return resource, limit
 
 
-def _parse_u64(text: bytes) -> int:
+def parse_u64(text: bytes) -> int:
     """kstrtou64 with base 0: `0x` is hexadecimal, a leading 0 octal, one `+` and one final newline are taken.
 
     OverflowError when the digits are too many, even if something else follows them; else ValueError.
@@ -96,6 +107,23 @@ def _parse_u64(text: bytes) -> int:
 def max_line(resource: str, limit: int) -> str:
     """What to write to misc.max, and a line of what it shows: `sgx_epc 4096`, `sgx_epc max`."""
     return f"{resource} {'max' if limit >= UNLIMITED else limit}"
+
+
+def show(file: str, counts: Mapping[str, Counts], capacities: Mapping[str, int]) -> str:
+    """The text of a misc.* file."""
+    match file:
+        case "misc.capacity":
+            return show_capacity(capacities)
+        case "misc.max":
+            return show_max({res: c.max for res, c in counts.items()}, capacities)
+        case "misc.current":
+            return show_usage({res: c.current for res, c in counts.items()}, capacities)
+        case "misc.peak":
+            return show_usage({res: c.peak for res, c in counts.items()}, capacities)
+        case "misc.events":
+            return show_events({res: c.events for res, c in counts.items()}, capacities)
+        case _:
+            return show_events({res: c.events_local for res, c in counts.items()}, capacities)
 
 
 def show_capacity(capacities: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from epcgroup import interface
 from epcgroup.errors import ERESTARTSYS, MachineError
-from epcgroup.kernel import cgroup, cost, epc_page, ioctl, ksgxd, memory_failure, structs, touch, v2, virt
+from epcgroup.kernel import cgroup, cost, epc_page, ioctl, ksgxd, memory_failure, misc, structs, touch, v2, virt
 from epcgroup.kernel.jit import CACHE_DIR, Kernel
 from epcgroup.kernel.series import install_operations
 from epcgroup.trace import STALL_BUCKETS
@@ -210,7 +210,7 @@ class Machine:
         g.series = SERIES[series]
         g.sgx2 = int(sgx2)
         g.nr_frames = frames
-        g.capacity = frames * PAGE_SIZE
+        g.capacity = self._capacity = frames * PAGE_SIZE
         g.ledger = int(ledger)
         g.tracing = int(tracing)
         g.trace_size = sizes["trace"]
@@ -270,7 +270,8 @@ class Machine:
 
     @property
     def capacity_bytes(self) -> int:
-        return int(self.k.g.capacity)
+        """misc.capacity."""
+        return self._capacity
 
     @property
     def free_pages(self) -> int:
@@ -361,6 +362,37 @@ class Machine:
         c.online = 0
         cgroup.css_put(k, row)
 
+    def disable(self, path: str) -> None:
+        """The controller is disabled for a cgroup (or its processes have left and it is removed): its processes belong
+        to the parent's from now on, its charges stay. MachineError EBUSY: it has children."""
+        parent = path.rpartition("/")[0] or "/"
+        row = self._cgroup(path)
+        if any(other != path and other.startswith(f"{path}/") for other in self.cgroups):
+            raise MachineError(errno.EBUSY, f"disable {path}")
+        for task in [*self.tasks.values(), *self.vepcs.values()]:
+            if int(self.k.tasks[task.row].cgroup) == row:
+                self._migrate(task, parent)
+        self.rmdir(path)
+
+    def charge(self, path: str, nr_bytes: int) -> int:
+        """A charge by somebody who is no enclave (misc_cg_try_charge): nothing is reclaimed for it, and it is nothing
+        that could be. The answer is to be given to `uncharge`. MachineError EBUSY, EINVAL (no capacity)."""
+        row = self._cgroup(path)
+        result = misc.charge_bytes(self.k, row, min(nr_bytes, FOREVER))
+        if result < 0:
+            raise MachineError(-result, f"charge {nr_bytes} bytes to {path}")
+        return row
+
+    def uncharge(self, row: int, nr_bytes: int) -> None:
+        """Give back bytes of a charge, also when its cgroup has been removed."""
+        misc.uncharge_bytes(self.k, row, nr_bytes)
+        self.settle()
+
+    def set_capacity(self, nr_bytes: int) -> None:
+        """misc_cg_set_capacity: what may be charged, usage above it stays. The EPC itself is as large as ever."""
+        self.k.g.capacity = min(nr_bytes, structs.MAX_UNLIMITED)
+        self._capacity = nr_bytes
+
     def files(self, path: str) -> dict[str, int]:
         """The misc.* files of a cgroup and their modes."""
         return dict(interface.files_of(self.series, root=self._cgroup(path) == 0))
@@ -376,29 +408,21 @@ class Machine:
         """EPC charged to a cgroup and its descendants."""
         return int(self.k.cgroups[self._cgroup(path)].usage)
 
+    def misc(self, path: str) -> interface.Counts:
+        """What a cgroup's misc.* files tell of sgx_epc."""
+        row = self._cgroup(path)
+        c = self.k.cgroups[row]
+        raw = self._raw_max.get(row, interface.UNLIMITED)
+        return interface.Counts(raw, int(c.usage), int(c.peak), int(c.events), int(c.events_local))
+
     def read(self, path: str, file: str) -> str:
         """The text of a misc.* file; MachineError ENOENT when the cgroup or the file is not there."""
         row = self._cgroup(path)
         if file not in interface.files_of(self.series, root=row == 0):
             raise MachineError(errno.ENOENT, f"{path}/{file}")
-        c = self.k.cgroups[row]
-        capacities = self._capacities()
         if self.series == "mainline":
             return ""
-        match file:
-            case "misc.capacity":
-                return interface.show_capacity(capacities)
-            case "misc.max":
-                raw = self._raw_max.get(row, interface.UNLIMITED)
-                return interface.show_max({interface.EPC: raw}, capacities)
-            case "misc.current":
-                return interface.show_usage({interface.EPC: int(c.usage)}, capacities)
-            case "misc.peak":
-                return interface.show_usage({interface.EPC: int(c.peak)}, capacities)
-            case "misc.events":
-                return interface.show_events({interface.EPC: int(c.events)}, capacities)
-            case _:
-                return interface.show_events({interface.EPC: int(c.events_local)}, capacities)
+        return interface.show(file, {interface.EPC: self.misc(path)}, self._capacities())
 
     def write(self, path: str, file: str, text: str) -> None:
         """Write a misc.* file as administrator. v2 reclaims, and may kill, before this returns."""

@@ -1,8 +1,8 @@
 """The cgroup tree: pre-order walk, life cycle, references (kernel/cgroup/cgroup.c).
 
-A css lives as long as something refers to it: being online, tasks, charged EPC pages, child csses. When the
-last reference goes it is put on the release list; the release itself is deferred work (cgroup_deferred). Left
-out: every other controller.
+A css lives as long as something refers to it: being online, tasks, charged EPC pages or other bytes, child
+csses. When the last reference goes it is put on the release list; the release itself is deferred work
+(cgroup_deferred). Left out: every other controller.
 """
 
 from epcgroup.kernel.jit import inline, kernel, syscall
@@ -12,7 +12,7 @@ from epcgroup.kernel.structs import FIRST_CGROUP_FIFO, MAX_UNLIMITED, NIL, V2
 @inline
 def css_refs(k, c):
     cg = k.cgroups[c]
-    return cg.online + cg.tasks + cg.pages + cg.children
+    return cg.online + cg.tasks + cg.pages + cg.children + cg.other
 
 
 @syscall
@@ -65,6 +65,7 @@ def css_online(k, c, parent):
     cg.pages = 0
     cg.children = 0
     cg.usage = 0
+    cg.other = 0
     cg.max = MAX_UNLIMITED
     cg.events = 0
     cg.events_local = 0

@@ -2,11 +2,12 @@
 
 A charge succeeds at every level up to the root or leaves no usage at any. What differs: v2 counts in a C int
 and its events reach the root; today's controller keeps peaks, local events, and spares the root's event
-counter. Left out: other resources.
+counter. Pages are charged by the EPC manager; `charge_bytes` is for any other holder. Left out: other resources.
 """
 
-from epcgroup.kernel.jit import inline, kernel
-from epcgroup.kernel.structs import C_REFUSED, EBUSY, NIL, PAGE, V2, W_CANCEL_CHARGE
+from epcgroup.kernel.cgroup import css_put
+from epcgroup.kernel.jit import inline, kernel, syscall
+from epcgroup.kernel.structs import C_REFUSED, EBUSY, EINVAL, NIL, PAGE, V2, W_CANCEL_CHARGE
 from epcgroup.kernel.tracepoint import warn_on
 
 
@@ -19,7 +20,7 @@ def refuses(k, c, new):
 
 
 @kernel
-def refuse(k, cg, level):
+def refuse(k, cg, level, nr_bytes):
     """Level refused a charge of cg: count the event there and above, roll back the usage below."""
     k.counters[C_REFUSED] += 1
     k.cgroups[level].events_local += 1
@@ -30,19 +31,19 @@ def refuse(k, cg, level):
         c = k.cgroups[c].parent
     c = cg
     while c != level:
-        k.cgroups[c].usage -= PAGE
+        k.cgroups[c].usage -= nr_bytes
         c = k.cgroups[c].parent
 
 
 @kernel
-def misc_try_charge(k, cg):
-    """Charge one page to cg and all its ancestors: 0, or -EBUSY when a level refuses."""
+def try_charge_bytes(k, cg, nr_bytes):
+    """Charge cg and all its ancestors: 0, or -EBUSY when a level refuses."""
     c = cg
     while c != NIL:
         level = k.cgroups[c]
-        new = level.usage + PAGE
+        new = level.usage + nr_bytes
         if refuses(k, c, new):
-            refuse(k, cg, c)
+            refuse(k, cg, c, nr_bytes)
             return -EBUSY
         level.usage = new
         # A peak raised below a level that refuses later stays (kernel.md 4.3).
@@ -53,14 +54,46 @@ def misc_try_charge(k, cg):
 
 
 @kernel
-def misc_uncharge(k, cg, nr_pages):
+def misc_try_charge(k, cg):
+    """Charge one page."""
+    return try_charge_bytes(k, cg, PAGE)
+
+
+@kernel
+def cancel_bytes(k, cg, nr_bytes):
     c = cg
     while c != NIL:
         level = k.cgroups[c]
-        level.usage -= nr_pages * PAGE
+        level.usage -= nr_bytes
         if level.usage < 0:
             warn_on(k, W_CANCEL_CHARGE)  # v2: the root's refused charges are uncharged all the same (D14)
         c = level.parent
+
+
+@kernel
+def misc_uncharge(k, cg, nr_pages):
+    cancel_bytes(k, cg, nr_pages * PAGE)
+
+
+@syscall
+def charge_bytes(k, cg, nr_bytes):
+    """A charge of bytes that are no pages of ours: 0, -EBUSY, or -EINVAL where there is no capacity."""
+    if k.g.capacity == 0:
+        return -EINVAL
+    if nr_bytes == 0:
+        return 0
+    result = try_charge_bytes(k, cg, nr_bytes)
+    if result == 0:
+        k.cgroups[cg].other += nr_bytes
+    return result
+
+
+@syscall
+def uncharge_bytes(k, cg, nr_bytes):
+    """Give back what `charge_bytes` took; cg may have been removed since."""
+    k.cgroups[cg].other -= nr_bytes
+    cancel_bytes(k, cg, nr_bytes)
+    css_put(k, cg)
 
 
 @kernel

@@ -185,6 +185,7 @@ CGROUP = _record(
     ("children", "i8", "child csses, dying ones included"),
     ("dead", "i8", "1: last reference gone, on the release list"),
     ("usage", "i8", "bytes charged, descendants included"),
+    ("other", "i8", "bytes charged to it by others than the EPC manager"),
     ("max", "i8", "misc.max in bytes, MAX_UNLIMITED for max"),
     ("events", "i8", "misc.events: refused charges here and below"),
     ("events_local", "i8", "misc.events.local (v17)"),

@@ -314,16 +314,16 @@ def validate_references(k):
         assert cg.pages == pages[c], f"cgroup {c} is charged {pages[c]} pages, holds references for {cg.pages}"
         assert cg.tasks == tasks[c], f"cgroup {c} has {tasks[c]} tasks, counts {cg.tasks}"
         assert cg.online or not cg.tasks, f"removed cgroup {c} has tasks"
-        kept = cg.online + cg.tasks + cg.pages + cg.children
+        kept = cg.online + cg.tasks + cg.pages + cg.children + cg.other
         assert (kept == 0) == (cg.dead != 0), f"cgroup {c}: {kept} references, dead {cg.dead}"
 
 
 def validate_charges(k):
-    """usage is 4096 bytes for each page charged in the subtree; limits, peaks and events fit together."""
+    """usage is what is charged in the subtree, 4096 bytes a page; limits, peaks and events fit together."""
     for c in used_cgroups(k):
         cg = k.cgroups[c]
         subtree = subtree_of(k, c)
-        bytes_charged = PAGE * sum(k.cgroups[each].pages for each in subtree)
+        bytes_charged = sum(PAGE * k.cgroups[each].pages + k.cgroups[each].other for each in subtree)
         if k.g.series == V2 and c == 0:
             # A page charged to v2's root counts only if it fitted, and is uncharged in any case (defect D14).
             assert cg.usage <= bytes_charged and cg.usage % PAGE == 0
