@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from bench import onecgroup, real, run, scale, tree
+from bench.live import rows as live
 from bench.measure import Effort, Row, table
 
 BENCHES: dict[str, Callable[[Effort], list[Row]]] = {
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[Effort], list[Row]]] = {
     "real": real.rows,
     "scale": scale.rows,
     "run": run.rows,
+    "live": live.rows,
 }
 
 

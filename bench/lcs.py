@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.arrays import U32
-from bench.second_chance import NotThere
+from bench.compiler import NotThere
 from epcgroup.sim.tracefile import PageTrace, write_trace
 
 

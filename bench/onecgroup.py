@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from bench.arrays import PAGES, PERCENTS, U32, synthetic
+from bench.compiler import NotThere
 from bench.lcs import Clock
 from bench.measure import Effort, Row, best_in_turn, geometric_mean
-from bench.second_chance import NotThere, SecondChance
+from bench.second_chance import SecondChance
 from epcgroup.machine import Machine, Section
 from epcgroup.units import PAGE_SIZE
 

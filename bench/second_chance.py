@@ -1,34 +1,17 @@
-"""The comparator in C (second_chance.c), built with the machine's compiler into a cache folder."""
+"""The comparator in C of one cgroup (second_chance.c)."""
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 from bench.arrays import U32
+from bench.compiler import built
 
 SOURCE = Path(__file__).with_name("second_chance.c")
 FLAGS = ["-O3", "-march=native", "-shared", "-fPIC"]
 
 
-class NotThere(Exception):
-    """Why a comparator cannot be used here."""
-
-
 def _library() -> ctypes.CDLL:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise NotThere("no C compiler")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "epcgroup"
-    built = home / f"second_chance-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
-    if not built.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        made = subprocess.run([compiler, *FLAGS, "-o", built, SOURCE], capture_output=True, text=True, check=False)
-        if made.returncode != 0:
-            raise NotThere(f"{compiler} failed: {made.stderr.strip().splitlines()[-1]}")
-    library = ctypes.CDLL(str(built))
+    library = ctypes.CDLL(str(built(SOURCE, FLAGS, ".so")))
     library.clock_new.restype = ctypes.c_void_p
     library.clock_new.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
     library.clock_free.argtypes = [ctypes.c_void_p]

@@ -33,12 +33,21 @@ ENCLAVE_COUNTERS = ("page_ins", "page_outs", "page_outs_by_others", "faults", "g
 MAX_ENCLAVE_PAGES = 1 << 24  # 64 GiB, the largest enclave of today's processors
 MAX_CGROUPS = 1 << 16  # place and pcmd_who name them in 16 bits
 FOREVER = 1 << 62
-TP_EWB, TP_ELDU, TP_OOM = structs.TP_EWB, structs.TP_ELDU, structs.TP_OOM  # kinds of tracepoint, see drain
+# Kinds of tracepoint, see drain.
+TP_EWB, TP_ELDU, TP_OOM, TP_AGE = structs.TP_EWB, structs.TP_ELDU, structs.TP_OOM, structs.TP_AGE
 
 _ROLES = {"free": structs.ROLE_FREE, "secs": structs.ROLE_SECS, "child": structs.ROLE_CHILD}
 
+# Where Machine._words has what.
+_FATAL, _STATUS, _RETRIES, _NR_TRACE, _TRACE_LOST, _GONE_HEAD, _DEAD_HEAD, _KSGXD_WOKEN, _NR_WORKS = (
+    structs.GLOBALS.names.index(name)
+    for name in (
+        "fatal", "status", "retries", "nr_trace", "trace_lost", "gone_head", "dead_head", "ksgxd_woken", "nr_works"
+    )
+)  # fmt: skip
+
 # Why a batch of touches stopped, besides errno names.
-_STOPS = {structs.SIGBUS: "SIGBUS", structs.SEGV: "SEGV", structs.EBUSY: "EBUSY"}
+_STOPS = {structs.SIGBUS: "SIGBUS", structs.SEGV: "SEGV", structs.EBUSY: "EBUSY", ERESTARTSYS: "ERESTARTSYS"}
 
 
 class Section(NamedTuple):
@@ -138,7 +147,8 @@ class Machine:
 
     `ledger=False` boots a machine that does not keep which frame a page has, its VA slot and its backing pages: the
     same decisions at a third of the cost, but no `poison`, no backing_* counters, and no such fields in a dump.
-    `tracing` keeps the exact order of pages written and loaded for `drain`. `enclave_pages` reserves room for so many
+    `tracing` keeps the exact order of pages written and loaded for `drain`, "ages" also that of accessed bits cleared
+    in the process that created the enclave. `enclave_pages` reserves room for so many
     enclave pages (tables grow by themselves, but growing a huge one copies it). `patience` is the number of reschedules
     without progress after which a loop is taken for endless: a task gets a signal, a kernel thread is a HANG.
     """
@@ -149,7 +159,7 @@ class Machine:
         series: Literal["mainline", "v2", "v17"] = "v17",
         *,
         sgx2: bool = True,
-        tracing: bool = False,
+        tracing: bool | Literal["ages"] = False,
         ledger: bool = True,
         enclave_pages: int = 0,
         patience: int = 1000,
@@ -206,13 +216,16 @@ class Machine:
         self.k = k = Kernel(sizes)
         self._nr_frames = frames
         g = k.g
-        self._g = k.g._record
+        # The same memory as g: numbers of every call's outcome are read thousands of times a second.
+        self._words = k.g._record.base.view(np.int64).data
+        self._one = np.zeros(1, np.uint32)
+        self._one_page, self._one_address = self._one.data, self._one.ctypes.data
         g.series = SERIES[series]
         g.sgx2 = int(sgx2)
         g.nr_frames = frames
         g.capacity = self._capacity = frames * PAGE_SIZE
         g.ledger = int(ledger)
-        g.tracing = int(tracing)
+        g.tracing = 2 if tracing == "ages" else int(tracing)
         g.trace_size = sizes["trace"]
         g.serial = 1
         g.block_brk = 1  # block 0 is no block
@@ -286,16 +299,17 @@ class Machine:
         self.k.g.signal_injected = 0
 
     def _checked(self) -> None:
-        fatal = int(self.k.g.fatal)
+        fatal = self._words[_FATAL]
         if fatal:
             raise MachineDead("OOPS" if fatal == structs.OOPS else "HANG")
 
     def settle(self) -> None:
         """Deferred kernel work: the mmu notifier's references, released cgroups."""
-        g = self.k.g
-        if g.gone_head != structs.NIL or g.dead_head != structs.NIL:
+        words = self._words
+        if words[_GONE_HEAD] != structs.NIL or words[_DEAD_HEAD] != structs.NIL:
             ksgxd.run_deferred(self.k)
-        self._collect()
+        if self._closing:
+            self._collect()
 
     def _collect(self) -> None:
         """Give back the page ranges of enclaves that have been released."""
@@ -569,10 +583,9 @@ class Machine:
         return self.k.encls[task.enclave.row]
 
     def _batch(self, done: int) -> Batch:
-        g = self.k.g
-        status = -int(g.status)
-        batch = Batch(int(done), _STOPS.get(status) or _errno_name(status), int(g.retries))
-        g.retries = 0
+        words = self._words
+        batch = Batch(int(done), _stop(-words[_STATUS]), words[_RETRIES])
+        words[_RETRIES] = 0
         self.settle()
         self._checked()
         return batch
@@ -611,6 +624,14 @@ class Machine:
         flags = (touch.ACCESS if access else 0) | (touch.ACCEPT if accept else 0)
         flags |= touch.ONLY_HITS if only_hits else 0
         return self._batch(touch.touch(self.k, task.row, array.ctypes.data, len(array), flags, retry))
+
+    def fault(self, id: str, page: int, *, retry: int = 0) -> str | None:
+        """`touch` of one page, for a caller that has only one: why it stopped, None when it did not."""
+        self._one_page[0] = page
+        touch.touch(self.k, self.tasks[id].row, self._one_address, 1, touch.ACCESS, retry)
+        self.settle()
+        self._checked()
+        return _stop(-self._words[_STATUS])
 
     def touch_segments(
         self,
@@ -890,15 +911,14 @@ class Machine:
         task["limit"] = begun + cycles
         task["touch_cycles"] = touch_cycles
         done = int(touch.touch_timed(k, row, address, n))
-        g = self._g
-        if g["fatal"]:
+        words = self._words
+        if words[_FATAL]:
             self._checked()
-        if g["dead_head"] != structs.NIL:
+        if words[_DEAD_HEAD] != structs.NIL:
             self.settle()
-        status = -int(g["status"])
         return Slice(
             done,
-            None if status == 0 else _STOPS.get(status) or _errno_name(status),
+            _stop(-words[_STATUS]),
             int(task["cycles"]) - begun,
             int(task["stall"]) - stalled,
         )
@@ -909,8 +929,8 @@ class Machine:
 
     def woken(self) -> tuple[bool, bool]:
         """Somebody has woken ksgxd; reclaim works are queued."""
-        g = self._g
-        return bool(g["ksgxd_woken"]), bool(g["nr_works"])
+        words = self._words
+        return bool(words[_KSGXD_WOKEN]), bool(words[_NR_WORKS])
 
     def stall_histogram(self, row: int) -> npt.NDArray[np.int64]:
         """Faults of a thread by duration (trace.py)."""
@@ -948,18 +968,6 @@ class Machine:
         """v2: the OOM path has zapped the enclave of process `id`."""
         return bool(self._encl(self._task(id)).flags & structs.E_OOM)
 
-    @property
-    def age_scans(self) -> int:
-        """Pages whose accessed bit a reclaimer has looked at since boot: while it stands, none was cleared."""
-        return int(self.k.counters[structs.C_AGE_SCAN])
-
-    def aged_pages(self, id: str) -> npt.NDArray[np.bool_]:
-        """By page of an enclave: on the EPC with its accessed bit clear, in the first process that maps it."""
-        enclave = self.enclaves[id]
-        state = self.k.state[enclave.base : enclave.base + enclave.nr_pages]
-        aged: npt.NDArray[np.bool_] = (state & (structs.P_RESIDENT | structs.P_YOUNG)) == structs.P_RESIDENT
-        return aged
-
     def resident_pages(self, id: str) -> int:
         """Regular pages of an enclave on the EPC."""
         return int(self.k.encls[self.enclaves[id].row].nr_resident)
@@ -979,20 +987,20 @@ class Machine:
 
     def drain(self) -> Iterator[tuple[int, str, int, int]]:
         """Tracepoints since the last drain: (kind, enclave id, first page, pages); page -1 is the SECS."""
-        g = self.k.g
-        assert g.trace_lost == 0, "tracepoints were lost: drain more often"
-        for i in range(int(g.nr_trace)):
-            record = self.k.trace[i]
-            enclave = self._by_row[int(record.a)]
-            first, n = int(record.b) - enclave.base, int(record.n)
+        words = self._words
+        assert words[_TRACE_LOST] == 0, "tracepoints were lost: drain more often"
+        records = self.k.trace[: words[_NR_TRACE]].tolist()
+        words[_NR_TRACE] = 0
+        for kind, row, page, n in records:
+            enclave = self._by_row[row]
+            first = page - enclave.base
             if first + n > enclave.nr_pages:
                 # A run that ends with the SECS, the page behind the last.
                 if n > 1:
-                    yield int(record.kind), enclave.id, first, n - 1
-                yield int(record.kind), enclave.id, -1, 1
+                    yield kind, enclave.id, first, n - 1
+                yield kind, enclave.id, -1, 1
             else:
-                yield int(record.kind), enclave.id, first, n
-        g.nr_trace = 0
+                yield kind, enclave.id, first, n
 
 
 def is_compiled() -> bool:
@@ -1000,10 +1008,11 @@ def is_compiled() -> bool:
     return any(CACHE_DIR.rglob("*.nbi"))
 
 
-def _errno_name(status: int) -> str | None:
+def _stop(status: int) -> str | None:
+    """Why a batch of touches stopped, by the positive number of its status."""
     if status == 0:
         return None
-    return "ERESTARTSYS" if status == ERESTARTSYS else errno.errorcode[status]
+    return _STOPS.get(status) or errno.errorcode[status]
 
 
 def _refusal(result: int, what: str) -> MachineError:

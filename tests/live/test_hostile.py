@@ -250,6 +250,6 @@ def test_no_cheat_gets_more_than_the_pool_and_none_is_kept(live: Boot, how: str)
     # A touch beyond the pool is SIGBUS, and ends it before the audit does.
     node.until(lambda: node.daemon.revoked == 1 or cheat.popen.poll() is not None)
     assert node.used <= 96
-    node.until(lambda: node.used == node.pager.pages_in_pool())
+    node.until(lambda: node.used == node.pager.in_pool)
     cheat.stop()
     bystander.end()

@@ -100,7 +100,7 @@ def test_no_group_on_the_path_ever_passes_its_limit(live: Boot) -> None:
     def turned() -> bool:
         a, b, pod = (node.machine.usage_bytes(node.path(name)) // PAGE_SIZE for name in ("/pod/a", "/pod/b", "/pod"))
         assert a <= 64 and b <= 48 and a + b == pod <= 112
-        assert node.used == node.pager.pages_in_pool() <= node.nr_pages
+        assert node.used == node.pager.in_pool <= node.nr_pages
         return all(client.popen.poll() is not None for client in clients)
 
     node.until(turned)
@@ -211,8 +211,8 @@ def _write_out_some(node: Any) -> int:
     count = 0
     for area in list(node.pager.areas.values()):
         for page in range(node.daemon.turns // 8 % 4, area.nr_pages, 4):
-            if area.state[page] == 2 and not area.retry:
-                node.pager.write_out(area, page, 1)
+            if area.state[page] == 2 and not node.pager.put_off:
+                node.pager.write_out(area, [page])
                 node.pager.load(area, page)
                 count += 1
     return count
@@ -306,7 +306,7 @@ def test_a_store_during_write_out_is_kept_only_by_write_protection(
         punch(fd, offset, length)
 
     monkeypatch.setattr(uffd, "punch_hole", punch_later)
-    node.pager.write_out(area, 0, 1)
+    node.pager.write_out(area, [0])
     monkeypatch.undo()
     node.pager.load(area, 0)
     view[1] = 1

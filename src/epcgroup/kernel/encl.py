@@ -32,6 +32,7 @@ from epcgroup.kernel.structs import (
     P_YOUNG,
     PIN_SECS,
     PIN_VA,
+    TP_AGE,
     TP_EWB,
     V2,
 )
@@ -183,6 +184,8 @@ def encl_age(k, e, v):
             if k.state[v] & P_YOUNG != 0:
                 k.state[v] &= 255 ^ P_YOUNG
                 k.g.progress += 1
+                if k.g.tracing > 1:
+                    trace(k, TP_AGE, e, v)
                 return True
         else:
             at = ptes + v - k.encls[e].start

@@ -42,6 +42,7 @@ from epcgroup.kernel.structs import (
     P_RESIDENT,
     P_YOUNG,
     P_YOUNG_SHIFT,
+    TP_AGE,
     TP_EWB,
     V2,
 )
@@ -103,6 +104,9 @@ def reclaim_simple(k, e, table, at, n, ignore_age):
     if ignore_age == 0:
         k.counters[C_AGE_SCAN] += n
     g.progress += n
+    if g.tracing > 1:
+        for i in range(kept):
+            trace(k, TP_AGE, e, k.scan[NR_TO_SCAN_MAX + i])
     if kept != 0:
         if g.series == V2 or encl.lru_many != 0:
             for i in range(kept):

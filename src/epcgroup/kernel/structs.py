@@ -80,7 +80,7 @@ PIN_SECS, PIN_VA, PIN_VEPC = 1, 2, 3
 ROLE_FREE, ROLE_SECS, ROLE_CHILD = 0, 1, 2
 
 # Tracepoints: (kind, encl or cgroup, page, count)
-TP_EWB, TP_ELDU, TP_OOM = 1, 2, 3
+TP_EWB, TP_ELDU, TP_OOM, TP_AGE = 1, 2, 3, 4
 
 # Operations: what the ring calls through the table k.ops, chosen at boot by the series.
 OPERATIONS = [
@@ -143,7 +143,7 @@ GLOBALS = _record(
     ("zombie_head", "i8", "first SECS page of a closed virtual EPC that could not be removed"),
     ("nr_zombies", "i8", ""),
     ("ledger", "i8", "1: frames, VA slots and backing pages are kept a page (ledger.py)"),
-    ("tracing", "i8", "1: write tracepoints"),
+    ("tracing", "i8", "1: write tracepoints; 2: those of cleared accessed bits too"),
     ("nr_trace", "i8", "tracepoints written since the machine drained them"),
     ("trace_size", "i8", "rows of trace"),
     ("trace_lost", "i8", "tracepoints that did not fit"),

@@ -20,6 +20,7 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from epcgroup import interface
@@ -86,7 +87,7 @@ class Daemon:
         self._next = 1
         self._lock = self._take_place()
         self._device = os.open(uffd.DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing=True)
+        self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing="ages")
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
         self.faults = Faults(self.machine, self.pager, lambda area: self._revoke(self._by_area[area.id]))
@@ -147,13 +148,16 @@ class Daemon:
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, self._stop)
         self._epoll.register(awake, select.EPOLLIN)
         self._awake = awake.fileno()
         while not self.stopped:
             self.turn()
 
     _awake = -1
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
 
     def turn(self, timeout: float | None = None) -> int:
         """Wait for something (at most `timeout` seconds) and deal with it; the number of things there were."""
@@ -162,21 +166,24 @@ class Daemon:
         if patience is not None:
             timeout = patience if timeout is None else min(timeout, patience)
         ready = self._epoll.poll(timeout, 64)
+        by_uffd = self._by_uffd
         for fd, _ in ready:
-            if fd in self._by_uffd:
-                self.faults.hear(self._by_uffd[fd])
+            area = by_uffd.get(fd)
+            if area is not None:
+                self.faults.hear(area)
             elif fd in self._clients:
                 self._hear(self._clients[fd])
             elif fd in self._by_pidfd:
                 self._end(self._by_pidfd[fd])
             elif fd == self._awake:
-                self.stopped = True
+                os.read(fd, 64)
             elif fd == self._server.fileno():
                 self._accept()
             else:
                 self._hear_ghost(fd)
         self.faults.turn()
-        self._release_ended()
+        if self._ended:
+            self._release_ended()
         self._audit()
         return len(ready)
 
@@ -373,16 +380,14 @@ class Daemon:
         client.ended = True
         self._ended.append(client)
         if client.area is not None:
-            os.ftruncate(client.area.file, 0)
-            client.area.in_pool = 0
-            client.area.ended = True
+            self.pager.empty(client.area)
 
     def _hear_ghost(self, fd: int) -> None:
         """Whatever an ended enclave's mapping goes through: it need not wait for us."""
         if any(ghost.uffd == fd for ghost in self._ghosts):
-            for message in uffd.read_messages(fd):
-                if message.event == uffd.EVENT_FORK:
-                    os.close(message.a & 0xFFFFFFFF)
+            for event, a, _, _ in uffd.read_messages(fd):
+                if event == uffd.EVENT_FORK:
+                    os.close(a & 0xFFFFFFFF)
 
     def _release_ended(self) -> None:
         while self._ended:
@@ -418,6 +423,8 @@ class Daemon:
             self._ghosts.append(_Ghost(os.dup(client.pidfd), os.dup(area.file), kept, lifeline))
             if kept >= 0:
                 self._epoll.register(kept, select.EPOLLIN)
+        if not area.ended:
+            self.pager.empty(area)
         self.pager.forget(area)
         del self._by_area[area.id]
         client.area, client.attached = None, False
@@ -427,8 +434,7 @@ class Daemon:
 
     def _audit(self) -> None:
         """The kernel's count against ours. More than ours: somebody writes behind our back."""
-        used, ours = self.pool.used_pages(), self.pager.pages_in_pool()
-        if used > ours:
+        if self.pool.used_pages() > self.pager.in_pool:
             for client in list(self._by_area.values()):
                 if client.area is not None and pages_of_file(client.area.file) > client.area.in_pool:
                     self._revoke(client)
@@ -446,7 +452,8 @@ class Daemon:
 
     def _assert_exact(self) -> None:
         m = self.machine
-        used, ours = self.pool.used_pages(), self.pager.pages_in_pool()
+        used, ours = self.pool.used_pages(), self.pager.in_pool
+        assert ours == sum(area.in_pool for area in self.pager.areas.values())
         assert used == ours, f"the pool has {used} pages in use, we count {ours}"
         for name, client in self._by_area.items():
             area = client.area
@@ -545,7 +552,7 @@ class Daemon:
             "epc": m.capacity_bytes,
             "free": m.free_pages * PAGE_SIZE,
             "pool_used": self.pool.used_pages() * PAGE_SIZE,
-            "pool_counted": self.pager.pages_in_pool() * PAGE_SIZE,
+            "pool_counted": self.pager.in_pool * PAGE_SIZE,
             "touches_seen_by": "pageout" if self.pager.pageout else "copy-out",
             "turns": self.turns,
             "revoked": self.revoked,

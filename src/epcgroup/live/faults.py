@@ -8,11 +8,9 @@ no room yet is repeated, as a processor does, for as long as it takes. An area t
 import os
 from collections.abc import Callable
 
-import numpy as np
-
 from epcgroup.live import uffd
 from epcgroup.live.pager import MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
-from epcgroup.machine import TP_ELDU, TP_EWB, TP_OOM, Batch, Machine
+from epcgroup.machine import TP_AGE, TP_ELDU, TP_EWB, TP_OOM, Machine
 from epcgroup.units import PAGE_SIZE
 
 FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
@@ -29,7 +27,6 @@ class Faults:
         self.waiting: list[tuple[Area, int]] = []  # faults that found no room
         self._revoke = revoke
         self._late: list[tuple[Area, uffd.Message]] = []  # heard while something else was done
-        self._ages_seen = 0
         self._ksgxd_runs = False
         pager.drain_events = self._listen_to
 
@@ -46,18 +43,22 @@ class Faults:
         """What is left to do when everybody has been heard."""
         while self._late:
             self._message(*self._late.pop(0))
-        waiting, self.waiting = self.waiting, []
-        for area, page in waiting:
-            if not area.ended and area.state[page] in (NEW, SEALED):
-                self._serve(area, page, 0)
+        if self.waiting:
+            waiting, self.waiting = self.waiting, []
+            for area, page in waiting:
+                if not area.ended and area.state[page] in (NEW, SEALED):
+                    self._serve(area, page, 0)
         self._background()
-        for area in self.pager.areas.values():
-            if area.retry:
-                self._put_back(area)
+        for area, page in [*self.pager.put_off]:
+            try:
+                if not area.ended:
+                    self.pager.put_back(area, page)
+            except Revoked:
+                self._revoke(area)
 
     def patience(self) -> float | None:
         """Seconds until the next turn has something to do even when nobody says anything; None: nothing."""
-        if any(area.retry for area in self.pager.areas.values()):
+        if self.pager.put_off:
             return 0.001
         if self._ksgxd_runs or self._late:
             return 0
@@ -67,13 +68,6 @@ class Faults:
         """The area ends: nobody waits in it any more."""
         self.waiting = [(which, page) for which, page in self.waiting if which is not area]
         self._late = [(which, message) for which, message in self._late if which is not area]
-
-    def _put_back(self, area: Area) -> None:
-        try:
-            for page in sorted(area.retry):
-                self.pager.put_back(area, page)
-        except Revoked:
-            self._revoke(area)
 
     def _background(self) -> None:
         """Queued reclaim works, and one batch of ksgxd: clients run between two batches."""
@@ -93,15 +87,16 @@ class Faults:
             self._late.append((area, message))
 
     def _message(self, area: Area, message: uffd.Message) -> None:
-        if message.event == uffd.EVENT_FORK:
-            os.close(message.a & 0xFFFFFFFF)
+        event, a, b, _ = message
+        if event == uffd.EVENT_FORK:
+            os.close(a & 0xFFFFFFFF)
         if area.ended:
             return
-        if message.event != uffd.EVENT_FAULT:
+        if event != uffd.EVENT_FAULT:
             # fork with the mapping, mremap, munmap: what it would see could be wrong, so it sees nothing any more.
             self._revoke(area)
             return
-        self._serve(area, (message.b - area.address) // PAGE_SIZE, message.a)
+        self._serve(area, (b - area.address) // PAGE_SIZE, a)
 
     def _serve(self, area: Area, page: int, flags: int) -> None:
         try:
@@ -114,19 +109,19 @@ class Faults:
             raise Revoked("a fault outside")
         state = area.state[page]
         if state in (NEW, SEALED):
-            batch = self._touch_absent(area.id, page, state == NEW)
+            stop = self._touch_absent(area.id, page, state == NEW)
             self.carry_out()
             if area.ended:
                 return
-            if batch.stop == "EBUSY":
+            if stop == "EBUSY":
                 self.waiting.append((area, page))
-            elif batch.stop is not None:
+            elif stop is not None:
                 self.unserved += 1
                 self.pager.poison(area, page)
             elif state == NEW:
                 self.pager.add(area, page)
         elif state in (UNMAPPED, STAGED):
-            self.machine.touch(area.id, [page])
+            self.machine.fault(area.id, page)
             self.pager.touched(area, page)
         elif state == POISONED:
             self.pager.wake(area, page)
@@ -136,48 +131,66 @@ class Faults:
             assert state == MAPPED
             self.pager.map_again(area, page)
 
-    def _touch_absent(self, name: str, page: int, new: bool) -> Batch:
+    def _touch_absent(self, name: str, page: int, new: bool) -> str | None:
         """The machine's part of a fault in a page that is not on the EPC."""
         if new and self.machine.series == "v2":
             # v2 cannot reclaim a page that was added by a fault (EAUG) and hangs or dies of it. Here its enclaves stay
             # uninitialised, and each page is added (EADD) before its first touch.
             batch = self.machine.add_pages(name, page)
             if batch.stop is not None:
-                return batch
-        return self.machine.touch(name, [page], retry=FAULT_TRIES)
+                return batch.stop
+        return self.machine.fault(name, page, retry=FAULT_TRIES)
 
     # ---- carrying out ------------------------------------------------------------------------------
 
     def carry_out(self) -> None:
-        """Do what the machine has decided since the last time, in its order."""
+        """Do what the machine has decided since the last time. Pages of an area that are written out in a row form one
+        batch; pages whose accessed bit was cleared are unmapped at the end, so that their next touch is seen."""
+        aged: dict[Area, list[int]] = {}
+        written: list[int] = []
+        writing: Area | None = None
         for kind, name, first, count in self.machine.drain():
             area = self.pager.areas.get(name)
             # The SECS (page -1) is charged and counted like any page, but holds no data here.
             if area is None or area.ended or (kind != TP_OOM and first < 0):
                 continue
-            try:
-                if kind == TP_EWB:
-                    self.pager.write_out(area, first, count)
-                elif kind == TP_ELDU:
-                    for page in range(first, first + count):
-                        self.pager.load(area, page)
-                else:
-                    self._revoke(area)
-            except Revoked:
+            pages = range(first, first + count)
+            if writing is not None and (kind != TP_EWB or area is not writing):
+                self._write_out(writing, written)
+                writing, written = None, []
+            if kind == TP_EWB:
+                writing = area
+                written += pages
+            elif kind == TP_ELDU:
+                self._load(area, pages)
+            elif kind == TP_AGE:
+                aged.setdefault(area, []).extend(pages)
+            else:
                 self._revoke(area)
-        ages = self.machine.age_scans
-        if ages != self._ages_seen:
-            self._ages_seen = ages
-            self._unmap_aged()
+        if writing is not None:
+            self._write_out(writing, written)
+        for area, old in aged.items():
+            self._unmap(area, old)
 
-    def _unmap_aged(self) -> None:
-        """Pages whose accessed bit the machine has cleared are unmapped, so that their next touch is seen."""
-        for name, area in self.pager.areas.items():
-            if area.ended:
-                continue
-            pages = np.flatnonzero(self.machine.aged_pages(name) & (area.state == MAPPED))
-            if len(pages):
-                try:
-                    self.pager.unmap(area, pages.tolist())
-                except Revoked:
-                    self._revoke(area)
+    def _write_out(self, area: Area, pages: list[int]) -> None:
+        try:
+            if not area.ended:
+                self.pager.write_out(area, pages)
+        except Revoked:
+            self._revoke(area)
+
+    def _load(self, area: Area, pages: range) -> None:
+        try:
+            for page in pages:
+                self.pager.load(area, page)
+        except Revoked:
+            self._revoke(area)
+
+    def _unmap(self, area: Area, pages: list[int]) -> None:
+        state = area.state
+        mapped = [page for page in pages if state[page] == MAPPED]
+        try:
+            if mapped and not area.ended:
+                self.pager.unmap(area, mapped)
+        except Revoked:
+            self._revoke(area)

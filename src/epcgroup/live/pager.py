@@ -11,12 +11,12 @@ What an event of the kernel means is decided by the page's state here, not by th
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from epcgroup.live import uffd
 from epcgroup.live.pool import Pool
@@ -29,7 +29,7 @@ NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED = range(6)
 IN_POOL = (MAPPED, UNMAPPED)
 
 _PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
-_PER_CALL = 512  # pages unmapped by one process_madvise
+_PER_CALL = 512  # runs unmapped by one process_madvise
 _GONE = (errno.ESRCH, errno.EBADF)  # the client's address space has ended
 
 COUNTERS = ("loads", "write_outs", "added", "soft_faults", "unmapped", "seal_failures", "poisoned", "stale_events")
@@ -55,9 +55,9 @@ class Area:
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
     def __post_init__(self) -> None:
-        self.state: npt.NDArray[np.uint8] = np.zeros(self.nr_pages, np.uint8)
+        # Indexed a page at a time, which an array would take long for; its memory comes when it is written to.
+        self.state = np.zeros(self.nr_pages, np.uint8).data
         self.staged: dict[int, bytes] = {}
-        self.retry: set[int] = set()  # staged pages whose copy the kernel has put off
         self.in_pool = 0  # pages of state IN_POOL
         self.nr_poisoned = 0
 
@@ -72,9 +72,11 @@ class Pager:
         self.pool = pool
         self.pageout = pageout
         self.areas: dict[str, Area] = {}
+        self.in_pool = 0  # pages of all areas
+        self.put_off: set[tuple[Area, int]] = set()  # staged pages whose copy the kernel has put off
         self.drain_events: Callable[[Area], None] = lambda area: None
-        self._buffer = ctypes.create_string_buffer(2 * PAGE_SIZE)
-        self._source = (ctypes.addressof(self._buffer) + PAGE_SIZE - 1) & -PAGE_SIZE
+        self._page = memoryview(mmap.mmap(-1, PAGE_SIZE))  # what is copied from
+        self._source = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self._zeros = bytes(PAGE_SIZE)
 
     def new_area(self, id: str, number: int, nr_pages: int) -> Area:
@@ -82,47 +84,42 @@ class Pager:
         self.areas[id] = area
         return area
 
-    def pages_in_pool(self) -> int:
-        return sum(area.in_pool for area in self.areas.values())
-
     # ---- write out ---------------------------------------------------------------------------------
 
-    def write_out(self, area: Area, first: int, count: int) -> None:
-        """EWB of pages first..first+count-1."""
-        page, end = first, first + count
-        while page < end:
-            run = page
-            while run < end and area.state[run] in IN_POOL:
-                run += 1
-            if run > page:
-                self._take_out(area, page, run - page, area.store.seal)
-                area.state[page:run] = SEALED
-                area.counters["write_outs"] += run - page
-                page = run
-                continue
-            if area.state[page] == STAGED:
-                area.store.seal(page, area.staged.pop(page))
-                area.retry.discard(page)
-                area.state[page] = SEALED
-                area.counters["write_outs"] += 1
-            else:
-                assert area.state[page] == POISONED, f"write out of a page in state {area.state[page]}"
-            page += 1
+    def write_out(self, area: Area, pages: list[int]) -> None:
+        """EWB of pages, each once; their order does not matter."""
+        state = area.state
+        in_pool = [page for page in pages if state[page] in IN_POOL]
+        self._take_out(area, in_pool, area.store.seal, SEALED)
+        area.counters["write_outs"] += len(in_pool)
+        if len(in_pool) != len(pages):
+            for page in set(pages).difference(in_pool):
+                if state[page] == STAGED:
+                    area.store.seal(page, area.staged.pop(page))
+                    self.put_off.discard((area, page))
+                    state[page] = SEALED
+                    area.counters["write_outs"] += 1
+                else:
+                    assert state[page] == POISONED, f"write out of a page in state {state[page]}"
 
-    def _take_out(self, area: Area, page: int, count: int, keep: Callable[[int, bytes], None]) -> None:
-        """Take pages that are in the pool out of it; `keep` gets each page and its content."""
-        self._protect(area, page, count)
-        # Never through a mapping: that would keep PAGEOUT from unmapping, and allocate pages in holes.
-        data = os.pread(area.file, count * PAGE_SIZE, page * PAGE_SIZE)
-        uffd.punch_hole(area.file, page * PAGE_SIZE, count * PAGE_SIZE)
-        area.in_pool -= count
-        for i in range(count):
-            keep(page + i, data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0"))
+    def _take_out(self, area: Area, pages: list[int], keep: Callable[[int, bytes], None], state: int) -> None:
+        """Take pages that are in the pool out of it, into `state`; `keep` gets each page and its content."""
+        for page, count in _runs(pages):
+            offset, length = page * PAGE_SIZE, count * PAGE_SIZE
+            self._protect(area, offset, length)
+            # Never through a mapping: that would keep PAGEOUT from unmapping, and allocate pages in holes.
+            data = os.pread(area.file, length, offset)
+            uffd.punch_hole(area.file, offset, length)
+            area.in_pool -= count
+            self.in_pool -= count
+            for i in range(count):
+                keep(page + i, data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0"))
+                area.state[page + i] = state
 
-    def _protect(self, area: Area, page: int, count: int) -> None:
+    def _protect(self, area: Area, offset: int, length: int) -> None:
         for _ in range(_PATIENCE):
             try:
-                uffd.write_protect(area.uffd, area.at(page), count * PAGE_SIZE)
+                uffd.write_protect(area.uffd, area.address + offset, length)
                 return
             except OSError as error:
                 if error.errno in _GONE:
@@ -160,27 +157,27 @@ class Pager:
         area.staged[page] = self._zeros
         area.state[page] = STAGED
 
-    def _put(self, area: Area, page: int, data: bytes) -> None:
-        area.staged[page] = data
-        area.state[page] = STAGED
-        self.put_back(area, page)
-
     def put_back(self, area: Area, page: int) -> None:
-        """Copy a staged page into the pool. When the kernel puts it off, it stays staged and in `retry`."""
-        ctypes.memmove(self._source, area.staged[page], PAGE_SIZE)
+        """Copy a staged page into the pool."""
+        self.put_off.discard((area, page))
+        self._put(area, page, area.staged.pop(page))
+
+    def _put(self, area: Area, page: int, data: bytes) -> None:
+        """Put a page into the pool. When the kernel puts it off, it is staged and in `put_off`."""
+        self._page[:] = data
         try:
-            uffd.copy(area.uffd, area.at(page), self._source)
+            uffd.copy(area.uffd, area.address + page * PAGE_SIZE, self._source)
         except OSError as error:
-            if error.errno in _GONE:
-                return  # nobody is left to see it; its connection ends next
+            area.staged[page] = data
+            area.state[page] = STAGED
             if error.errno == errno.EAGAIN:
-                area.retry.add(page)
-                return
-            raise Revoked(f"copy: {error.strerror}") from error
-        area.retry.discard(page)
-        del area.staged[page]
+                self.put_off.add((area, page))
+            elif error.errno not in _GONE:  # nobody is left to see it; its connection ends next
+                raise Revoked(f"copy: {error.strerror}") from error
+            return
         area.state[page] = MAPPED
         area.in_pool += 1
+        self.in_pool += 1
 
     # ---- accessed bits -----------------------------------------------------------------------------
 
@@ -188,18 +185,17 @@ class Pager:
         """Clear the accessed bits of mapped pages: the next touch of each is a fault."""
         area.counters["unmapped"] += len(pages)
         if not self.pageout:
-            for page in pages:
-                self._take_out(area, page, 1, area.staged.__setitem__)
-                area.state[page] = STAGED
+            self._take_out(area, pages, area.staged.__setitem__, STAGED)
             return
-        for i in range(0, len(pages), _PER_CALL):
-            some = pages[i : i + _PER_CALL]
+        ranges = [(area.at(page), count * PAGE_SIZE) for page, count in _runs(pages)]
+        for i in range(0, len(ranges), _PER_CALL):
             try:
-                uffd.process_madvise(area.pidfd, [area.at(page) for page in some], uffd.MADV_PAGEOUT)
+                uffd.process_madvise(area.pidfd, ranges[i : i + _PER_CALL], uffd.MADV_PAGEOUT)
             except OSError as error:
                 if error.errno not in _GONE:
                     raise Revoked(f"unmap: {error.strerror}") from error
-        area.state[pages] = UNMAPPED
+        for page in pages:
+            area.state[page] = UNMAPPED
 
     def touched(self, area: Area, page: int) -> None:
         """A page that had been unmapped is touched: map it again."""
@@ -229,6 +225,7 @@ class Pager:
 
     def _refill(self, area: Area, page: int) -> None:
         area.in_pool -= 1
+        self.in_pool -= 1
         self._put(area, page, self._zeros)
 
     def unprotect(self, area: Area, page: int) -> None:
@@ -257,7 +254,7 @@ class Pager:
         area.counters["poisoned"] += 1
         area.nr_poisoned += 1
         area.staged.pop(page, None)
-        area.retry.discard(page)
+        self.put_off.discard((area, page))
         area.state[page] = POISONED
         try:
             # What is left of the write-protection of the page stands in the way.
@@ -267,9 +264,16 @@ class Pager:
             if error.errno not in _GONE:
                 raise Revoked(f"poison: {error.strerror}") from error
 
-    def forget(self, area: Area) -> None:
-        """The enclave ends: its pages leave the pool, and what still maps it gets SIGBUS."""
+    def empty(self, area: Area) -> None:
+        """The enclave ends: its pages leave the pool."""
+        area.ended = True
         os.ftruncate(area.file, 0)
+        self.in_pool -= area.in_pool
+        area.in_pool = 0
+        self.put_off = {(which, page) for which, page in self.put_off if which is not area}
+
+    def forget(self, area: Area) -> None:
+        """Close an enclave that has ended; what still maps it gets SIGBUS."""
         if area.uffd >= 0:
             # ESRCH: nobody is left; EINVAL: it has unmapped some of it.
             with contextlib.suppress(OSError):
@@ -278,3 +282,19 @@ class Pager:
         for fd in (area.file, area.uffd, area.pidfd):
             if fd >= 0:
                 os.close(fd)
+
+
+def _runs(pages: list[int]) -> list[tuple[int, int]]:
+    """Pages as (first, count) of neighbours, ascending."""
+    runs: list[tuple[int, int]] = []
+    first = count = -1
+    for page in sorted(pages):
+        if page == first + count:
+            count += 1
+            continue
+        if count > 0:
+            runs.append((first, count))
+        first, count = page, 1
+    if count > 0:
+        runs.append((first, count))
+    return runs

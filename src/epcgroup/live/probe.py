@@ -118,7 +118,7 @@ def _pageout(fds: list[int], address: int) -> Finding:
     fds.insert(0, os.pidfd_open(os.getpid()))
     remedy = "touches are seen by copying pages out instead, which costs more"
     try:
-        uffd.process_madvise(fds[0], [address], uffd.MADV_PAGEOUT)
+        uffd.process_madvise(fds[0], [(address, PAGE_SIZE)], uffd.MADV_PAGEOUT)
     except OSError as error:
         return Finding("PAGEOUT", False, error.strerror or "", remedy, needed=False)
     unmapped = not _is_mapped(address)

@@ -6,12 +6,13 @@ include/uapi/linux/userfaultfd.h, include/uapi/asm-generic/unistd.h of Linux 6.1
 """
 
 import ctypes
+import itertools
 import os
 import platform
 import struct
+from array import array
 from collections.abc import Sequence
 from fcntl import ioctl
-from typing import NamedTuple
 
 from epcgroup.units import PAGE_SIZE
 
@@ -43,7 +44,7 @@ FLAG_WRITE, FLAG_WP, FLAG_MINOR = 1, 2, 4
 
 _MESSAGE = struct.Struct("=B7xQQQ")
 _Q2, _Q3, _Q4, _Q5 = struct.Struct("=QQ"), struct.Struct("=QQQ"), struct.Struct("=QQQQ"), struct.Struct("=QQQQQ")
-BATCH = 16  # messages of one read
+_MESSAGES = [bytearray(_MESSAGE.size * 16)]  # of one read
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -54,13 +55,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_
 _libc.syscall.restype = ctypes.c_long
 
 
-class Message(NamedTuple):
-    """One event: a fault at `address` with `flags`, or a change of the mapping (meaning by event, see the header)."""
-
-    event: int
-    a: int  # fault: flags; fork: descriptor; remap: from; unmap: start
-    b: int  # fault: address; remap: to; unmap: end
-    c: int
+# One event. fault: flags, address, thread; fork: descriptor; remap: from, to, length; unmap: start, end.
+Message = tuple[int, int, int, int]
 
 
 def _checked(result: int) -> int:
@@ -112,12 +108,10 @@ def new_tmpfs(size_bytes: int) -> int:
         os.close(context)
 
 
-def process_madvise(pidfd: int, addresses: Sequence[int], advice: int) -> None:
-    """Advise single pages of another process, at most 1024 in a call."""
-    vector = (ctypes.c_size_t * (2 * len(addresses)))()
-    for i, address in enumerate(addresses):
-        vector[2 * i], vector[2 * i + 1] = address, PAGE_SIZE
-    _syscall(_SYS_PROCESS_MADVISE, pidfd, ctypes.addressof(vector), len(addresses), advice, 0)
+def process_madvise(pidfd: int, ranges: Sequence[tuple[int, int]], advice: int) -> None:
+    """Advise (address, length) of another process, at most 1024 in a call."""
+    vector = array("Q", itertools.chain.from_iterable(ranges))
+    _syscall(_SYS_PROCESS_MADVISE, pidfd, vector.buffer_info()[0], len(ranges), advice, 0)
 
 
 # ---- userfaultfd ------------------------------------------------------------------------------------
@@ -144,12 +138,11 @@ def unregister(uffd: int, address: int, length: int) -> None:
 
 def read_messages(uffd: int) -> list[Message]:
     """What has happened, up to BATCH messages; [] when nothing. Never waits: whatever the client did to the flags."""
-    buffer = bytearray(_MESSAGE.size * BATCH)
     try:
-        n = os.preadv(uffd, [buffer], -1, os.RWF_NOWAIT)
+        n = os.preadv(uffd, _MESSAGES, -1, os.RWF_NOWAIT)
     except BlockingIOError:
         return []
-    return [Message(*fields) for fields in _MESSAGE.iter_unpack(buffer[:n])]
+    return [_MESSAGE.unpack_from(_MESSAGES[0], at) for at in range(0, n, _MESSAGE.size)]
 
 
 def copy(uffd: int, address: int, source: int) -> None:
