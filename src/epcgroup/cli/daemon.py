@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import socket
 from typing import Any
 
 from epcgroup.errors import InputError
@@ -21,20 +22,29 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def ask(directory: str, packet: wire.Packet, what: str) -> wire.Packet:
-    """The daemon's answer; InputError when there is no daemon, or it refuses."""
+def connect(directory: str) -> socket.socket:
+    """InputError when there is no daemon."""
     try:
-        peer = wire.connect(directory)
+        return wire.connect(directory)
     except (FileNotFoundError, ConnectionRefusedError):
         raise InputError("no daemon; epcgroup up --epc 64Mi starts one", where=directory) from None
     except OSError as error:
         raise InputError(f"cannot talk to the daemon: {error.strerror}", where=directory) from error
-    with peer:
-        try:
-            return wire.ask(peer, packet)
-        except OSError as error:
-            reason = "root is needed" if error.errno == errno.EPERM else error.strerror
-            raise InputError(f"{what}: {reason}") from error
+
+
+def ask(directory: str, packet: wire.Packet, what: str) -> wire.Packet:
+    """The daemon's answer; InputError when there is no daemon, or it refuses."""
+    with connect(directory) as peer:
+        return ask_on(peer, packet, what)
+
+
+def ask_on(peer: socket.socket, packet: wire.Packet, what: str) -> wire.Packet:
+    """The answer on a connection that stays; InputError "`what`: why" when it is a refusal."""
+    try:
+        return wire.ask(peer, packet)
+    except OSError as error:
+        reason = "root is needed" if error.errno == errno.EPERM else error.strerror
+        raise InputError(f"{what}: {reason}") from error
 
 
 def set_limit(directory: str, group: str, limit_bytes: int | None) -> None:

@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "status": ("epcgroup.cli.status", "show the live daemon's groups and enclaves"),
     "exec": ("epcgroup.cli.exec", "run a command in a real cgroup under an EPC limit"),
     "oci-hook": ("epcgroup.cli.oci_hook", "limit a container, as a createRuntime hook"),
+    "record": ("epcgroup.cli.record", "run a command and write down the pages that its enclaves touch"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }

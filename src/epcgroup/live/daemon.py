@@ -27,8 +27,9 @@ from epcgroup import interface
 from epcgroup.errors import InputError, MachineError
 from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.faults import Faults
-from epcgroup.live.pager import COUNTERS, NEW, Area, Pager
+from epcgroup.live.pager import COUNTERS, NEW, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
+from epcgroup.live.recording import Recording, Watch
 from epcgroup.machine import ENCLAVE_COUNTERS, MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
@@ -54,6 +55,7 @@ class Client:
     lifeline: int = -1  # the end whose closing is SIGBUS
     ended: bool = False  # to be released at the end of the turn
     revoked: bool = False
+    recording: Recording | None = None
 
 
 class _Ghost(NamedTuple):
@@ -96,6 +98,7 @@ class Daemon:
         self._by_uffd: dict[int, Area] = {}
         self._by_pidfd: dict[int, Client] = {}
         self._ghosts: list[_Ghost] = []
+        self._recordings: list[Recording] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
         self._epoll = select.epoll()
         self._listen()
@@ -212,12 +215,12 @@ class Daemon:
         self._epoll.register(peer, select.EPOLLIN)
         # A child may hold the connection open after the process that made it.
         self._epoll.register(pidfd, select.EPOLLIN)
-        if sum(c.area is None for c in self._clients.values()) > MAX_SILENT:
+        if sum(c.area is None and c.recording is None for c in self._clients.values()) > MAX_SILENT:
             self._drop_oldest_silent()
 
     def _drop_oldest_silent(self) -> None:
         for client in self._clients.values():
-            if client.area is None and not client.ended:
+            if client.area is None and client.recording is None and not client.ended:
                 self.dropped += 1
                 self._end(client)
                 return
@@ -284,6 +287,9 @@ class Daemon:
             case wire.STOP:
                 self._root(client)
                 self.stopped = True
+            case wire.RECORD:
+                self._root(client)
+                self._record(client, packet)
             case _:
                 raise OSError(errno.ENOSYS, "op")
         return wire.Packet(packet.op)
@@ -334,6 +340,8 @@ class Daemon:
         client.attached = True
         self._by_uffd[area.uffd] = area
         self._epoll.register(area.uffd, select.EPOLLIN)
+        for recording in self._recordings:
+            self._watch(client, recording)
 
     def _add(self, client: Client, first: int, count: int) -> int:
         """EADD of pages of zeros: how many; fewer than asked for when there is no room for more yet."""
@@ -363,6 +371,41 @@ class Daemon:
         if client.area is None:
             raise OSError(errno.EINVAL, "no enclave")
         self._release_area(client)
+
+    # ---- recordings --------------------------------------------------------------------------------
+
+    def _record(self, client: Client, packet: wire.Packet) -> None:
+        """Begin a recording; without a descriptor: end it."""
+        if not packet.fds:
+            if client.recording is None:
+                raise OSError(errno.EINVAL, "no recording")
+            failed = self._end_recording(client, client.recording)
+            if failed:
+                raise OSError(failed, "write")
+            return
+        if client.recording is not None:
+            raise OSError(errno.EBUSY, "one recording a connection")
+        client.recording = Recording(packet.fds[0], os.fsdecode(packet.text), packet.a)
+        self._recordings.append(client.recording)
+        for other in list(self._by_area.values()):
+            if other.attached:
+                self._watch(other, client.recording)
+
+    def _watch(self, client: Client, recording: Recording) -> None:
+        area = client.area
+        if area is None or client.ended or not recording.covers(client.group):
+            return
+        try:
+            area.watches[recording] = Watch(recording, self.pager, area).fault
+        except Revoked:
+            self._revoke(client)
+
+    def _end_recording(self, client: Client, recording: Recording) -> int:
+        client.recording = None
+        self._recordings.remove(recording)
+        for area in self.pager.areas.values():
+            area.watches.pop(recording, None)
+        return recording.close()
 
     # ---- ends --------------------------------------------------------------------------------------
 
@@ -394,6 +437,8 @@ class Daemon:
             client = self._ended[0]
             if client.area is not None:
                 self._release_area(client)
+            if client.recording is not None:
+                self._end_recording(client, client.recording)
             self._epoll.unregister(client.socket)
             self._epoll.unregister(client.pidfd)
             del self._clients[client.socket.fileno()]
@@ -559,6 +604,7 @@ class Daemon:
             "unserved": self.faults.unserved,
             "dropped": self.dropped,
             "waiting": len(self.faults.waiting),
+            "recordings": len(self._recordings),
             "groups": groups,
             "enclaves": enclaves,
         }

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 from epcgroup.live import uffd
-from epcgroup.live.pager import MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
+from epcgroup.live.pager import HIDDEN, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
 from epcgroup.machine import TP_AGE, TP_ELDU, TP_EWB, TP_OOM, Machine
 from epcgroup.units import PAGE_SIZE
 
@@ -96,17 +96,21 @@ class Faults:
             # fork with the mapping, mremap, munmap: what it would see could be wrong, so it sees nothing any more.
             self._revoke(area)
             return
-        self._serve(area, (b - area.address) // PAGE_SIZE, a)
+        self._serve(area, (b - area.address) // PAGE_SIZE, a, new=True)
 
-    def _serve(self, area: Area, page: int, flags: int) -> None:
+    def _serve(self, area: Area, page: int, flags: int, *, new: bool = False) -> None:
+        """`new`: just heard, not one that has waited."""
         try:
+            if not 0 <= page < area.nr_pages:
+                raise Revoked("a fault outside")
+            if new:
+                for watch in area.watches.values():
+                    watch(page)
             self._fault(area, page, flags)
         except Revoked:
             self._revoke(area)
 
     def _fault(self, area: Area, page: int, flags: int) -> None:
-        if not 0 <= page < area.nr_pages:
-            raise Revoked("a fault outside")
         state = area.state[page]
         if state in (NEW, SEALED):
             stop = self._touch_absent(area.id, page, state == NEW)
@@ -123,6 +127,8 @@ class Faults:
         elif state in (UNMAPPED, STAGED):
             self.machine.fault(area.id, page)
             self.pager.touched(area, page)
+        elif state == HIDDEN:
+            self.pager.put_back(area, page)
         elif state == POISONED:
             self.pager.wake(area, page)
         elif flags & uffd.FLAG_WP:
@@ -188,6 +194,8 @@ class Faults:
 
     def _unmap(self, area: Area, pages: list[int]) -> None:
         state = area.state
+        if area.hides:
+            self.pager.clear_hidden(area, pages)
         mapped = [page for page in pages if state[page] == MAPPED]
         try:
             if mapped and not area.ended:

@@ -24,8 +24,8 @@ from epcgroup.live.store import SealError, Store
 from epcgroup.units import PAGE_SIZE
 
 # State of a page: never touched; in the store; mapped; unmapped but in the pool; in plain, waiting for a copy or a
-# touch; SIGBUS for good.
-NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED = range(6)
+# touch; SIGBUS for good; like STAGED, but its accessed bit is set (a recording looks for its touches).
+NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED, HIDDEN = range(7)
 IN_POOL = (MAPPED, UNMAPPED)
 
 _PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
@@ -60,6 +60,8 @@ class Area:
         self.staged: dict[int, bytes] = {}
         self.in_pool = 0  # pages of state IN_POOL
         self.nr_poisoned = 0
+        self.watches: dict[object, Callable[[int], None]] = {}  # called with the page of a fault before it is served
+        self.hides = False  # it has had hidden pages
 
     def at(self, page: int) -> int:
         return self.address + page * PAGE_SIZE
@@ -94,7 +96,7 @@ class Pager:
         area.counters["write_outs"] += len(in_pool)
         if len(in_pool) != len(pages):
             for page in set(pages).difference(in_pool):
-                if state[page] == STAGED:
+                if state[page] in (STAGED, HIDDEN):
                     area.store.seal(page, area.staged.pop(page))
                     self.put_off.discard((area, page))
                     state[page] = SEALED
@@ -196,6 +198,20 @@ class Pager:
                     raise Revoked(f"unmap: {error.strerror}") from error
         for page in pages:
             area.state[page] = UNMAPPED
+
+    def hide(self, area: Area, page: int) -> None:
+        """Copy a page out without clearing its accessed bit; nothing to do where it is not in the pool."""
+        state = area.state[page]
+        if state in IN_POOL:
+            self._take_out(area, [page], area.staged.__setitem__, HIDDEN if state == MAPPED else STAGED)
+            area.hides = True
+
+    def clear_hidden(self, area: Area, pages: list[int]) -> None:
+        """Clear the accessed bits of those of the pages that are hidden: they are out of the pool already."""
+        for page in pages:
+            if area.state[page] == HIDDEN:
+                area.state[page] = STAGED
+                area.counters["unmapped"] += 1
 
     def touched(self, area: Area, page: int) -> None:
         """A page that had been unmapped is touched: map it again."""

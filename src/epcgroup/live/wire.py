@@ -16,6 +16,11 @@ connection's end is the enclave's.
   STOP 7     -                             - ; root only; the daemon ends
   ADD 8      a: first page, b: pages       a: pages of zeros added (EADD); fewer: no room, or enough for one request
   INIT 9     -                             -
+  RECORD 10  text: GROUP; a: pages an      - ; root only; page faults of the group are written to the file, each
+             enclave keeps mapped, 0:      8 bytes: number of the enclave u32, page u32
+             no such bound; descriptor:
+             a regular file to write to
+  RECORD 10  -                             - ; it ends and is whole; errno: writing to the file failed
 
 Pages that are not added come into being with their first touch (EAUG).
 
@@ -32,8 +37,9 @@ import socket
 import struct
 from typing import NamedTuple
 
-CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT = range(1, 10)
+CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD = range(1, 11)
 _HEADER = struct.Struct("<IIQQ")
+RECORDED = struct.Struct("<II")  # of a recording: number of the enclave, page
 MAX_PACKET = 65_024
 MAX_FDS = 4
 DEFAULT_DIRECTORY = "/run/epcgroup"

@@ -14,6 +14,7 @@ import gzip
 import importlib
 import io
 import lzma
+import os
 import struct
 import sys
 import zlib
@@ -630,7 +631,35 @@ def _pace(times: U64) -> float | None:
     return span / (len(times) - 1) if span > 0 else None
 
 
+def trace_of(pages: U64, source: str, threads: U64 | None = None) -> PageTrace:
+    """A trace of page numbers in memory, consecutive ones of a thread joined; `source` names it in messages."""
+    collector = _Collector()
+    collector.add(pages, streams=threads, threads=threads)
+    return collector.finish(source)
+
+
 # ---- writing
+
+
+def _how_to_write(target: Path, format: str | None) -> tuple[str, str]:
+    """(format, ".gz", ".xz" or "") by the suffixes; InputError when that says none that is written."""
+    suffixes = [s.lower() for s in target.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".xz") else ""
+    chosen = format or (SUFFIXES.get(suffixes[-1]) if suffixes else None)
+    if chosen not in _WRITERS:
+        what = f"format {quoted(format)}" if format else f"suffix {quoted(''.join(suffixes))}"
+        raise InputError(f"no trace is written with {what}; allowed: {', '.join(_WRITERS)}", where=target)
+    return chosen, packed
+
+
+def check_writable(path: str | Path) -> None:
+    """InputError when `write_trace` would refuse this name, or its folder is not there."""
+    target = Path(path)
+    format, _ = _how_to_write(target, None)
+    if format == "parquet":
+        _pyarrow("pyarrow.parquet", str(target))
+    if target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise InputError("cannot be written", where=target)
 
 
 def write_trace(path: str | Path, trace: PageTrace, format: str | None = None) -> None:
@@ -639,30 +668,19 @@ def write_trace(path: str | Path, trace: PageTrace, format: str | None = None) -
     oracleGeneral has no place for counts and threads: each event becomes one request of a page.
     """
     target = Path(path)
-    suffixes = [s.lower() for s in target.suffixes]
-    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".xz") else ""
-    named = SUFFIXES.get(suffixes[-1]) if suffixes else None
-    chosen = format or named
-    writers: dict[str, Callable[[BinaryIO, PageTrace], None]] = {
-        "epctrace": _write_packed,
-        "csv": _write_csv,
-        "parquet": _write_parquet,
-        "oraclegeneral": _write_oracle,
-    }
-    if chosen not in writers:
-        what = f"format {quoted(format)}" if format else f"suffix {quoted(''.join(suffixes))}"
-        raise InputError(f"no trace is written with {what}; allowed: {', '.join(writers)}", where=target)
+    chosen, packed = _how_to_write(target, format)
+    write = _WRITERS[chosen]
     try:
         with target.open("wb") as file:
             if packed == ".gz":
                 # No name and time of day in it: the same trace gives the same bytes.
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as out:
-                    writers[chosen](out, trace)  # type: ignore[arg-type]
+                    write(out, trace)  # type: ignore[arg-type]
             elif packed == ".xz":
                 with lzma.LZMAFile(file, "wb") as out:
-                    writers[chosen](out, trace)  # type: ignore[arg-type]
+                    write(out, trace)  # type: ignore[arg-type]
             else:
-                writers[chosen](file, trace)
+                write(file, trace)
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror or error})", where=target) from None
 
@@ -726,3 +744,11 @@ def _write_oracle(out: BinaryIO, trace: PageTrace) -> None:
     following[order[:-1][follows]] = order[1:][follows]
     records["next"] = following  # when the page is asked for again; -1: never
     out.write(records.tobytes())
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, PageTrace], None]] = {
+    "epctrace": _write_packed,
+    "csv": _write_csv,
+    "parquet": _write_parquet,
+    "oraclegeneral": _write_oracle,
+}
