@@ -189,3 +189,21 @@ def live() -> Iterator[Callable[..., Live]]:
             return one
 
         yield boot
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A place for a daemon of its own process; killed by its pid at the end."""
+    if LACKING is not None:
+        pytest.skip(LACKING)
+    place = tmp_path / "run"
+    yield place
+    command(place, "down")
+
+
+def command(directory: Path, *argv: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "EPCGROUP_RUN": str(directory)}
+    return subprocess.run(
+        [sys.executable, "-m", "epcgroup", *argv],
+        env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip

@@ -5,12 +5,12 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LACKING, PATIENCE, PRELUDE
+from conftest import PATIENCE, PRELUDE, command
 
 Boot = Callable[..., Any]
 
@@ -183,24 +183,6 @@ def test_exec_ends_the_enclave(live: Boot) -> None:
 
 
 # ---- the end of the daemon --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """A place for a daemon of its own process; killed by its pid at the end."""
-    if LACKING is not None:
-        pytest.skip(LACKING)
-    place = tmp_path / "run"
-    yield place
-    command(place, "down")
-
-
-def command(directory: Path, *argv: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "EPCGROUP_RUN": str(directory)}
-    return subprocess.run(
-        [sys.executable, "-m", "epcgroup", *argv],
-        env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
 
 
 def pid_of(directory: Path) -> int:
