@@ -315,7 +315,8 @@ def test_a_recorded_trace_is_a_workload_of_a_run(directory: Path, tmp_path: Path
         "  - {name: job, resources: {limits: {sgx.intel.com/epc: 512Ki}}}\n"
     )
     use = f"job=2Mi:trace:{trace}"
-    run = command(directory, "run", str(tmp_path / "pod.yaml"), "--use", use, "--quiet", "--json", "--duration", "500ms")
+    options = ("--duration", "500ms", "--quiet", "--json")
+    run = command(directory, "run", str(tmp_path / "pod.yaml"), "--use", use, *options)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["runs"][-1]["pods"][0]["page_ins_per_second"] > 0
     assert command(directory, "status", "--json").stdout.count('"recordings": 0') == 1
