@@ -140,8 +140,10 @@ say(all(m[page * PAGE] == page + 1 for page in range(64)))
         "m = view(libc.mremap(enclave.address, 0, 64 * PAGE, 1, None))",  # a second mapping
         "libc.munmap(enclave.address, 32 * PAGE)",
         "libc.madvise(enclave.address, 64 * PAGE, 11); os.fork() or os._exit(0)",  # MADV_DOFORK
+        "libc.madvise(enclave.address, 32 * PAGE, 9)",  # MADV_REMOVE
+        "libc.madvise(enclave.address, 32 * PAGE, 4)",  # MADV_DONTNEED
     ],
-    ids=["mremap", "duplicate", "munmap", "fork with the mapping"],
+    ids=["mremap", "duplicate", "munmap", "fork with the mapping", "remove", "dontneed"],
 )
 def test_a_changed_mapping_is_refused_by_sigbus(live: Boot, change: str) -> None:
     """What it reads before the signal comes, if anything, is right."""
@@ -154,20 +156,6 @@ def test_a_changed_mapping_is_refused_by_sigbus(live: Boot, change: str) -> None
     assert client.ended() == -signal.SIGBUS
     assert "False" not in client.rest()
     assert node.daemon.revoked == 1
-
-
-def test_dontneed_keeps_the_data(live: Boot) -> None:
-    node = live(128)
-    node.limit("/g", 32)
-    client = node.client(
-        WITH_LIBC
-        + "libc.madvise(enclave.address, 64 * PAGE, 4)\nsay(all(m[page * PAGE] == page + 1 for page in range(64)))\n",
-        group="/g",
-    )
-    assert client.line() == "filled"
-    client.tell()
-    assert client.line() == "True"
-    assert client.ended() == 0
 
 
 def test_exec_ends_the_enclave(live: Boot) -> None:

@@ -18,7 +18,9 @@ import select
 import signal
 import socket
 import struct
-from dataclasses import dataclass
+import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -27,9 +29,10 @@ from epcgroup import interface
 from epcgroup.errors import InputError, MachineError
 from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.faults import Faults
-from epcgroup.live.pager import COUNTERS, NEW, Area, Pager, Revoked
+from epcgroup.live.pager import COUNTERS, IN_POOL, NEW, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
 from epcgroup.live.recording import Recording, Watch
+from epcgroup.live.watch import Watchdog
 from epcgroup.machine import ENCLAVE_COUNTERS, MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
@@ -39,6 +42,8 @@ SO_PEERPIDFD = 77
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
+FOLLOW_SECONDS = 0.25  # a process that has moved to another cgroup is charged there after this time at most
+WATCH_SECONDS = 2.0  # between two looks for faults without an answer
 
 
 @dataclass(eq=False)
@@ -53,13 +58,14 @@ class Client:
     area: Area | None = None
     attached: bool = False
     lifeline: int = -1  # the end whose closing is SIGBUS
+    counted: dict[str, int] = field(default_factory=dict)  # of the area's counters, in the counters of groups
     ended: bool = False  # to be released at the end of the turn
     revoked: bool = False
     recording: Recording | None = None
 
 
 class _Ghost(NamedTuple):
-    """What is kept of an enclave that ended before its process."""
+    """What is kept of an enclave that ended before its process: its descriptors."""
 
     pidfd: int
     file: int  # the process may still write to it
@@ -82,7 +88,7 @@ class Daemon:
         self.strict = strict
         self.turns = 0
         self.stopped = False
-        self.closed: dict[str, dict[str, int]] = {}  # counters of ended enclaves by group
+        self._done: dict[str, dict[str, int]] = {}  # counters by group
         self.revoked = 0
         self.dropped = 0  # clients that broke the protocol
         self._ceiling: dict[str, int] = {}  # strict: usage may not be above
@@ -93,6 +99,8 @@ class Daemon:
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
         self.faults = Faults(self.machine, self.pager, lambda area: self._revoke(self._by_area[area.id]))
+        self.watchdog = Watchdog(self.pager, lambda line: print(f"epcgroup: {line}", file=sys.stderr, flush=True))
+        self._next_follow = self._next_watch = 0.0
         self._clients: dict[int, Client] = {}  # by socket
         self._by_area: dict[str, Client] = {}
         self._by_uffd: dict[int, Area] = {}
@@ -132,7 +140,7 @@ class Daemon:
             self._end(client)
         self._release_ended()
         while self._ghosts:
-            self._ghosts.pop().close()
+            self._bury(self._ghosts[-1])
         (self.directory / wire.SOCKET_NAME).unlink(missing_ok=True)
         self._server.close()
         self._epoll.close()
@@ -168,7 +176,10 @@ class Daemon:
         patience = self.faults.patience()
         if patience is not None:
             timeout = patience if timeout is None else min(timeout, patience)
+        elif timeout is None and self._by_area:
+            timeout = WATCH_SECONDS
         ready = self._epoll.poll(timeout, 64)
+        self._look_around()
         by_uffd = self._by_uffd
         for fd, _ in ready:
             area = by_uffd.get(fd)
@@ -310,20 +321,25 @@ class Daemon:
         self._make_group(group)
         number, self._next = self._next, self._next + 1
         name = f"{client.pid}.{number}"
+        area = self.pager.new_area(name, number, nr_pages)
+        opened = [area.file]
         try:
+            opened += (os.dup(client.pidfd), *os.pipe2(os.O_CLOEXEC))
+            opened += (os.dup(area.file), os.dup(self._device))
             self.machine.enclave_create(name, group, nr_pages)
+        except OSError:
+            self.pager.forget(area)
+            for fd in opened:
+                os.close(fd)
+            raise
         finally:
             self.faults.carry_out()
         if self.machine.series != "v2" and not to_be_built:
             self.machine.init(name)
-        client.group = group
-        client.area = area = self.pager.new_area(name, number, nr_pages)
-        area.pidfd = os.dup(client.pidfd)
+        _, area.pidfd, theirs, client.lifeline, file, device = opened
+        client.group, client.area, client.counted = group, area, {}
         self._by_area[name] = client
-        ours, theirs = os.pipe2(os.O_CLOEXEC)[::-1]
-        client.lifeline = ours
-        fds = (os.dup(area.file), os.dup(self._device), theirs)
-        return wire.Packet(wire.CREATE, a=nr_pages * PAGE_SIZE, b=number, fds=fds)
+        return wire.Packet(wire.CREATE, a=nr_pages * PAGE_SIZE, b=number, fds=(file, device, theirs))
 
     def _attach(self, client: Client, packet: wire.Packet) -> None:
         area = client.area
@@ -427,10 +443,16 @@ class Daemon:
 
     def _hear_ghost(self, fd: int) -> None:
         """Whatever an ended enclave's mapping goes through: it need not wait for us."""
-        if any(ghost.uffd == fd for ghost in self._ghosts):
-            for event, a, _, _ in uffd.read_messages(fd):
-                if event == uffd.EVENT_FORK:
-                    os.close(a & 0xFFFFFFFF)
+        for ghost in self._ghosts:
+            if ghost.uffd != fd:
+                continue
+            try:
+                for event, a, _, _ in uffd.read_messages(fd):
+                    if event == uffd.EVENT_FORK:
+                        os.close(a & 0xFFFFFFFF)
+            except OSError:  # EMFILE, and that will not change by asking again
+                self._bury(ghost)
+            return
 
     def _release_ended(self) -> None:
         while self._ended:
@@ -451,58 +473,69 @@ class Daemon:
         area = client.area
         assert area is not None
         self.faults.carry_out()
-        totals = self.closed.setdefault(client.group, {})
-        for name, count in self._counters_of(area).items():
-            totals[name] = totals.get(name, 0) + count
+        self._count(client)
         self.machine.close(area.id)
-        if client.attached:
-            # Its own copy keeps the description alive: epoll would not forget it by itself.
-            self._epoll.unregister(area.uffd)
-            del self._by_uffd[area.uffd]
-        lifeline = client.lifeline
-        if client.revoked or _has_exited(client.pidfd):
-            os.close(lifeline)
-            lifeline = -1
-        if not _has_exited(client.pidfd):
-            kept = os.dup(area.uffd) if client.attached else -1
-            self._ghosts.append(_Ghost(os.dup(client.pidfd), os.dup(area.file), kept, lifeline))
-            if kept >= 0:
-                self._epoll.register(kept, select.EPOLLIN)
+        if client.revoked:
+            os.close(client.lifeline)
+            client.lifeline = -1
         if not area.ended:
             self.pager.empty(area)
         self.pager.forget(area)
-        del self._by_area[area.id]
-        client.area, client.attached = None, False
         self.faults.forget(area)
+        if client.attached:
+            del self._by_uffd[area.uffd]
+        del self._by_area[area.id]
+        self._ghosts.append(_Ghost(area.pidfd, area.file, area.uffd, client.lifeline))
+        client.area, client.attached = None, False
+
+    def _bury(self, ghost: _Ghost) -> None:
+        self._ghosts.remove(ghost)
+        if ghost.uffd >= 0:
+            # The process's own copy keeps the description alive: epoll would not forget it by itself.
+            self._epoll.unregister(ghost.uffd)
+        ghost.close()
+
+    def _count(self, client: Client) -> None:
+        """Add what the client's enclave has done since the last time to its group's counters."""
+        assert client.area is not None
+        totals = self._done.setdefault(client.group, dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0))
+        for name, count in self._counters_of(client.area).items():
+            totals[name] += count - client.counted.get(name, 0)
+            client.counted[name] = count
 
     # ---- audit -------------------------------------------------------------------------------------
 
     def _audit(self) -> None:
-        """The kernel's count against ours. More than ours: somebody writes behind our back."""
-        if self.pool.used_pages() > self.pager.in_pool:
-            for client in list(self._by_area.values()):
-                if client.area is not None and pages_of_file(client.area.file) > client.area.in_pool:
-                    self._revoke(client)
-            self._release_ended()
-            for ghost in self._ghosts:
-                os.ftruncate(ghost.file, 0)
+        """The kernel's count against ours."""
+        if self.pool.used_pages() != self.pager.in_pool:
+            explained = self._find_difference()
+            assert not self.strict or explained or self.pool.used_pages() == self.pager.in_pool
         gone = [ghost for ghost in self._ghosts if _has_exited(ghost.pidfd)] if self._ghosts else []
         for ghost in gone or self._ghosts[:-MAX_GHOSTS]:
-            self._ghosts.remove(ghost)
-            if ghost.uffd >= 0:
-                self._epoll.unregister(ghost.uffd)
-            ghost.close()
+            self._bury(ghost)
         if self.strict:
             self._assert_exact()
 
+    def _find_difference(self) -> bool:
+        """Revoke who has written to the file or removed pages from it behind our back. Was there one?"""
+        found = False
+        for client in list(self._by_area.values()):
+            if client.area is not None and pages_of_file(client.area.file) != client.area.in_pool:
+                found = True
+                self._revoke(client)
+        self._release_ended()
+        for ghost in self._ghosts:
+            found = found or pages_of_file(ghost.file) > 0
+            os.ftruncate(ghost.file, 0)
+        return found
+
     def _assert_exact(self) -> None:
         m = self.machine
-        used, ours = self.pool.used_pages(), self.pager.in_pool
-        assert ours == sum(area.in_pool for area in self.pager.areas.values())
-        assert used == ours, f"the pool has {used} pages in use, we count {ours}"
+        assert self.pager.in_pool == sum(area.in_pool for area in self.pager.areas.values())
         for name, client in self._by_area.items():
             area = client.area
             assert area is not None
+            assert area.in_pool == sum(bytes(area.state).count(state) for state in IN_POOL)
             mine = area.in_pool + len(area.staged)
             resident = m.resident_pages(name)
             assert mine <= resident <= mine + area.nr_poisoned, f"{name}: {mine} pages, the machine says {resident}"
@@ -516,6 +549,30 @@ class Daemon:
             assert usage <= ceiling, f"{path} uses {usage}, may use {ceiling}"
 
     # ---- groups, files, status ---------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """What nobody tells us, now and then: who has moved to another cgroup, and faults without an answer."""
+        now = time.monotonic()
+        if now >= self._next_follow:
+            self._next_follow = now + FOLLOW_SECONDS
+            self.follow()
+        if now >= self._next_watch:
+            self._next_watch = now + WATCH_SECONDS
+            self.watchdog.look(self.faults.waiting)
+
+    def follow(self) -> None:
+        """From now on a process is charged where it is; what was charged before stays where it was."""
+        for name, client in self._by_area.items():
+            try:
+                group = cgroups.path_of(client.pid)
+                if group == client.group:
+                    continue
+                self._make_group(group)
+            except OSError:  # it has gone, or there are too many groups
+                continue
+            self._count(client)
+            self.machine.migrate(name, group)
+            client.group = group
 
     def _make_group(self, path: str) -> None:
         at = ""
@@ -540,10 +597,11 @@ class Daemon:
                 if error.errno != errno.EBUSY:
                     raise
                 continue
-            self.closed.pop(path, None)
+            self._done.pop(path, None)
 
     def write(self, group: str, file: str, text: str) -> None:
         """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being."""
+        self.follow()
         mount = cgroups.mount_point()
         if group not in self.machine.cgroups and mount is not None and (mount / group.lstrip("/")).is_dir():
             self._make_group(group)
@@ -554,18 +612,17 @@ class Daemon:
     def counters(self, group: str) -> dict[str, int]:
         """What the enclaves of a group have done, ended ones included: what the pager carried out, and (page_ins,
         page_outs, page_outs_by_others, faults, grown) what the machine counted."""
-        totals = dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0) | self.closed.get(group, {})
         for client in self._by_area.values():
-            if client.group == group and client.area is not None:
-                for name, count in self._counters_of(client.area).items():
-                    totals[name] += count
-        return totals
+            if client.group == group:
+                self._count(client)
+        return dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0) | self._done.get(group, {})
 
     def _counters_of(self, area: Area) -> dict[str, int]:
         return {**area.counters, **self.machine.enclave_counters(area.id)}
 
     def status(self) -> dict[str, Any]:
         """What `epcgroup status --json` shows. Sizes are bytes."""
+        self.follow()
         self.prune()
         m = self.machine
         groups = {}
@@ -604,6 +661,7 @@ class Daemon:
             "unserved": self.faults.unserved,
             "dropped": self.dropped,
             "waiting": len(self.faults.waiting),
+            "stalled": self.watchdog.stalled,
             "recordings": len(self._recordings),
             "groups": groups,
             "enclaves": enclaves,

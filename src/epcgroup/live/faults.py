@@ -36,7 +36,7 @@ class Faults:
         """An area's userfaultfd has something to say."""
         if area.ended:
             return
-        for message in uffd.read_messages(area.uffd):
+        for message in self._read(area):
             self._message(area, message)
 
     def turn(self) -> None:
@@ -83,8 +83,14 @@ class Faults:
 
     def _listen_to(self, area: Area) -> None:
         """Read an area's events while something is being done for it; faults are dealt with later in the turn."""
-        for message in uffd.read_messages(area.uffd):
-            self._late.append((area, message))
+        self._late.extend((area, message) for message in self._read(area))
+
+    def _read(self, area: Area) -> list[uffd.Message]:
+        try:
+            return uffd.read_messages(area.uffd)
+        except OSError:  # EMFILE: what it forks with the mapping has no descriptor here
+            self._revoke(area)
+            return []
 
     def _message(self, area: Area, message: uffd.Message) -> None:
         event, a, b, _ = message
@@ -93,9 +99,11 @@ class Faults:
         if area.ended:
             return
         if event != uffd.EVENT_FAULT:
-            # fork with the mapping, mremap, munmap: what it would see could be wrong, so it sees nothing any more.
+            # fork with the mapping, mremap, munmap, MADV_REMOVE or MADV_DONTNEED (the event does not say which of the
+            # two): what it would see could be wrong, so it sees nothing any more.
             self._revoke(area)
             return
+        area.last_fault = message
         self._serve(area, (b - area.address) // PAGE_SIZE, a, new=True)
 
     def _serve(self, area: Area, page: int, flags: int, *, new: bool = False) -> None:

@@ -21,11 +21,13 @@ import numpy as np
 from epcgroup.live import uffd
 from epcgroup.live.pool import Pool
 from epcgroup.live.store import SealError, Store
+from epcgroup.live.uffd import Message
 from epcgroup.units import PAGE_SIZE
 
 # State of a page: never touched; in the store; mapped; unmapped but in the pool; in plain, waiting for a copy or a
 # touch; SIGBUS for good; like STAGED, but its accessed bit is set (a recording looks for its touches).
 NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED, HIDDEN = range(7)
+STATES = ("new", "sealed", "mapped", "unmapped", "staged", "poisoned", "hidden")
 IN_POOL = (MAPPED, UNMAPPED)
 
 _PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
@@ -51,6 +53,7 @@ class Area:
     uffd: int = -1  # set when the client has attached
     pidfd: int = -1
     address: int = 0
+    last_fault: Message | None = None
     ended: bool = False  # it holds nothing of the pool any more
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
@@ -172,7 +175,8 @@ class Pager:
         except OSError as error:
             area.staged[page] = data
             area.state[page] = STAGED
-            if error.errno == errno.EAGAIN:
+            if error.errno in (errno.EAGAIN, errno.ENOMEM):
+                # ENOMEM: somebody takes pages behind our back, until the next audit.
                 self.put_off.add((area, page))
             elif error.errno not in _GONE:  # nobody is left to see it; its connection ends next
                 raise Revoked(f"copy: {error.strerror}") from error
@@ -233,16 +237,8 @@ class Pager:
             elif error.errno == errno.EEXIST:
                 area.counters["stale_events"] += 1
                 self.wake(area, page)
-            elif error.errno == errno.EFAULT:
-                # The client has removed the page itself: it gets an empty one.
-                self._refill(area, page)
             elif error.errno not in _GONE:
                 raise Revoked(f"continue: {error.strerror}") from error
-
-    def _refill(self, area: Area, page: int) -> None:
-        area.in_pool -= 1
-        self.in_pool -= 1
-        self._put(area, page, self._zeros)
 
     def unprotect(self, area: Area, page: int) -> None:
         """A stale write-protect fault: the page has come back meanwhile."""
@@ -255,10 +251,10 @@ class Pager:
             elif error.errno not in _GONE:
                 raise Revoked(f"unprotect: {error.strerror}") from error
 
-    def wake(self, area: Area, page: int) -> None:
-        """Whoever waits for the page tries again."""
+    def wake(self, area: Area, page: int, count: int = 1) -> None:
+        """Whoever waits for one of the pages tries again."""
         try:
-            uffd.wake(area.uffd, area.at(page))
+            uffd.wake(area.uffd, area.at(page), count * PAGE_SIZE)
         except OSError as error:
             if error.errno not in _GONE:
                 raise Revoked(f"wake: {error.strerror}") from error
@@ -295,9 +291,6 @@ class Pager:
             with contextlib.suppress(OSError):
                 uffd.unregister(area.uffd, area.address, area.nr_pages * PAGE_SIZE)
         del self.areas[area.id]
-        for fd in (area.file, area.uffd, area.pidfd):
-            if fd >= 0:
-                os.close(fd)
 
 
 def _runs(pages: list[int]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ include/uapi/linux/userfaultfd.h, include/uapi/asm-generic/unistd.h of Linux 6.1
 """
 
 import ctypes
+import errno
 import itertools
 import os
 import platform
@@ -13,6 +14,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from fcntl import ioctl
+from pathlib import Path
 
 from epcgroup.units import PAGE_SIZE
 
@@ -34,8 +36,8 @@ _MODE_MISSING, _MODE_WP, _MODE_MINOR = 1, 2, 4
 _WP_SET, _WP_DONTWAKE = 1, 2
 
 FEATURES = {
-    "PAGEFAULT_FLAG_WP": 0, "EVENT_FORK": 1, "EVENT_REMAP": 2, "MISSING_SHMEM": 5, "EVENT_UNMAP": 6,
-    "MINOR_SHMEM": 10, "WP_HUGETLBFS_SHMEM": 12, "POISON": 14,
+    "PAGEFAULT_FLAG_WP": 0, "EVENT_FORK": 1, "EVENT_REMAP": 2, "EVENT_REMOVE": 3, "MISSING_SHMEM": 5,
+    "EVENT_UNMAP": 6, "MINOR_SHMEM": 10, "WP_HUGETLBFS_SHMEM": 12, "POISON": 14,
 }  # fmt: skip
 NEEDED = sum(1 << bit for bit in FEATURES.values())
 
@@ -169,5 +171,14 @@ def poison(uffd: int, address: int) -> None:
     ioctl(uffd, _POISON, _Q4.pack(address, PAGE_SIZE, 0, 0))
 
 
-def wake(uffd: int, address: int) -> None:
-    ioctl(uffd, _WAKE, _Q2.pack(address, PAGE_SIZE))
+def wake(uffd: int, address: int, length: int = PAGE_SIZE) -> None:
+    ioctl(uffd, _WAKE, _Q2.pack(address, length))
+
+
+def nr_waiting(uffd: int) -> int:
+    """How many threads wait in a fault."""
+    for line in Path(f"/proc/self/fdinfo/{uffd}").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "total":
+            return int(value)
+    raise OSError(errno.ENOTSUP, "no count of waiting faults")

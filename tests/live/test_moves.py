@@ -1,0 +1,128 @@
+"""A process that moves to another cgroup is charged there from then on; groups come and go under living enclaves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from epcgroup.live import cgroups, daemon
+from epcgroup.units import PAGE_SIZE
+
+Boot = Callable[..., Any]
+
+IN_STEPS = """
+with Enclave(128 * PAGE) as enclave:
+    m = enclave.memory
+    say("made")
+    for first, last in iter(lambda: tuple(map(int, hear().split())), ()):
+        for page in range(first, last):
+            m[page * PAGE] = 1
+        say("touched")
+"""
+
+
+def pages_in(node: Any, path: str) -> int:
+    return int(node.machine.usage_bytes(path)) // PAGE_SIZE
+
+
+@pytest.mark.parametrize("series", ["v17", "v2"])
+def test_what_a_moved_process_faults_in_later_is_charged_where_it_is(
+    live: Boot, monkeypatch: pytest.MonkeyPatch, series: str
+) -> None:
+    monkeypatch.setattr(daemon, "FOLLOW_SECONDS", 0)
+    node = live(256, series=series)
+    old, new = node.path("/old"), node.path("/new")
+    client = node.client(IN_STEPS, group="/old")
+    assert client.line() == "made"
+    client.tell("0 20")
+    assert client.line() == "touched"
+    assert pages_in(node, old) == 22  # with SECS and VA page
+    (node.group("/new").folder / "cgroup.procs").write_text(str(client.pid))
+    client.tell("10 50")
+    assert client.line() == "touched"
+    assert pages_in(node, old) == 22 and pages_in(node, new) == 30
+    assert node.daemon.counters(old)["added"] == 20 and node.daemon.counters(new)["added"] == 30
+    assert node.daemon.status()["enclaves"][0]["group"] == new
+    client.tell()
+    assert client.ended() == 0
+    node.settle()
+    assert node.daemon.counters(old)["added"] == 20 and node.daemon.counters(new)["added"] == 30
+
+
+def test_the_limit_of_the_new_group_holds_and_the_old_ones_pages_stay(
+    live: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "FOLLOW_SECONDS", 0)
+    node = live(256)
+    node.limit("/new", 16)
+    client = node.client(IN_STEPS, group="/old")
+    assert client.line() == "made"
+    client.tell("0 20")
+    assert client.line() == "touched"
+    (node.group("/new").folder / "cgroup.procs").write_text(str(client.pid))
+    client.tell("20 120")
+    assert client.line() == "touched"
+    assert pages_in(node, node.path("/old")) == 22
+    assert 0 < pages_in(node, node.path("/new")) <= 16
+    client.tell()
+    assert client.ended() == 0
+
+
+def test_a_move_is_seen_without_any_fault_when_the_status_is_asked_for(live: Boot) -> None:
+    node = live(256)
+    client = node.client(IN_STEPS, group="/old")
+    assert client.line() == "made"
+    (node.group("/new").folder / "cgroup.procs").write_text(str(client.pid))
+    assert node.daemon.status()["enclaves"][0]["group"] == node.path("/new")
+    client.tell()
+    assert client.ended() == 0
+
+
+def test_a_group_that_is_removed_under_its_charges_goes_when_they_do(
+    live: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host lets a group go that nobody is in; its pages stay charged to the parent, and are paged as any."""
+    monkeypatch.setattr(daemon, "FOLLOW_SECONDS", 0)
+    node = live(256)
+    node.limit("/pod", 64)
+    old = node.group("/pod/old")
+    client = node.client(IN_STEPS, group="/pod/old")
+    assert client.line() == "made"
+    client.tell("0 20")
+    assert client.line() == "touched"
+    (node.group("/pod").folder / "cgroup.procs").write_text(str(client.pid))
+    old.folder.rmdir()
+    assert old.path not in node.daemon.status()["groups"]
+    assert pages_in(node, node.path("/pod")) == 22
+    client.tell("0 100")
+    assert client.line() == "touched"
+    assert pages_in(node, node.path("/pod")) <= 64
+    again = cgroups.Group(old.path)
+    try:
+        node.daemon.write(old.path, "misc.max", "sgx_epc 8192")
+        assert pages_in(node, old.path) == 0 and node.machine.limit_bytes(old.path) == 8192
+    finally:
+        again.close()
+    client.tell()
+    assert client.ended() == 0
+    node.settle()
+    assert pages_in(node, node.path("/pod")) == 0
+
+
+def test_a_process_whose_group_cannot_be_made_goes_on_where_it_was(
+    live: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from epcgroup import machine
+
+    node = live(256)
+    client = node.client(IN_STEPS, group="/old")
+    assert client.line() == "made"
+    monkeypatch.setattr(machine, "MAX_CGROUPS", 1)
+    (node.group("/new").folder / "cgroup.procs").write_text(str(client.pid))
+    assert node.daemon.status()["enclaves"][0]["group"] == node.path("/old")
+    client.tell("0 20")
+    assert client.line() == "touched"
+    assert pages_in(node, node.path("/old")) == 22
+    monkeypatch.undo()
+    client.tell()
+    assert client.ended() == 0
