@@ -19,7 +19,15 @@ import numpy as np
 from epcgroup.errors import MachineError
 from epcgroup.machine import Machine, MachineDead, Section
 from epcgroup.sim.cost import CostProfile
-from epcgroup.sim.plan import ContainerPlan, LimitChange, NodePlan, PodPlan, heap_pages
+from epcgroup.sim.plan import (
+    ContainerPlan,
+    LimitChange,
+    NodePlan,
+    PodPlan,
+    enclave_name,
+    heap_pages,
+    start_threads,
+)
 from epcgroup.sim.workload import Workload
 from epcgroup.trace import STALL_BUCKETS, Event, PodRun, Run
 from epcgroup.units import PAGE_SIZE, format_bytes
@@ -79,7 +87,6 @@ class _Enclave:
     heap: int  # pages
     size: int  # pages of the enclave, a power of two
     added: int = 0
-    layout: int = 0
     threads: list["_Thread"] = field(default_factory=list)
     ready: bool = False
     alive: bool = True
@@ -208,15 +215,12 @@ class NodeSimulation:
         footprint = c.use_bytes // c.enclaves
         heap = footprint // PAGE_SIZE if c.vepc else heap_pages(footprint)
         size = 1 << max(heap - 1, 0).bit_length()
-        name = f"{pod.plan.name}/{c.name}/{index}"
+        name = enclave_name(pod.plan.name, c, index)
         enclave = _Enclave(name, pod, c, max(heap, 1), max(size, 2))
-        seeds = np.random.SeedSequence([self.run_record.seed, *name.encode()])
-        enclave.layout = int(seeds.generate_state(1)[0])
-        for number, seed in enumerate(seeds.spawn(c.threads)):
-            thread = _Thread(f"{name}.{number}", enclave=enclave)
-            if not c.vepc:
-                thread.workload = c.workload.start(enclave.heap, np.random.default_rng(seed), enclave.layout)
-            enclave.threads.append(thread)
+        enclave.threads = [_Thread(f"{name}.{number}", enclave=enclave) for number in range(c.threads)]
+        if not c.vepc:
+            for thread, workload in zip(enclave.threads, start_threads(c, name, self.run_record.seed), strict=True):
+                thread.workload = workload
         return enclave
 
     # ---- the loop -----------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from epcgroup.errors import InputError, nearest
 from epcgroup.interface import UNLIMITED
 from epcgroup.manifest import annotations, cgroup_path
 from epcgroup.manifest.pod import Pod
 from epcgroup.sim.cost import CostProfile, profile
-from epcgroup.sim.workload import WorkloadSpec, parse_workload
+from epcgroup.sim.workload import Workload, WorkloadSpec, parse_workload
 from epcgroup.units import PAGE_SIZE, format_bytes, pages_down, parse_bytes, quoted
 
 MAX_PODS = 2000
@@ -163,6 +165,18 @@ def heap_pages(footprint_bytes: int) -> int:
     while heap > 0 and heap + 1 + -(-(heap + 1) // 512) > pages:
         heap -= 1
     return heap
+
+
+def enclave_name(pod: str, container: ContainerPlan, index: int) -> str:
+    return f"{pod}/{container.name}/{index}"
+
+
+def start_threads(container: ContainerPlan, name: str, seed: int) -> list[Workload]:
+    """The threads of the enclave `name` of a container: the same for the same seed, simulated or live."""
+    heap = max(heap_pages(container.use_bytes // container.enclaves), 1)
+    seeds = np.random.SeedSequence([seed, *name.encode()])
+    layout = int(seeds.generate_state(1)[0])
+    return [container.workload.start(heap, np.random.default_rng(s), layout) for s in seeds.spawn(container.threads)]
 
 
 def parse_use(text: str, *, where: object = None, key: str | None = None, base: Path | None = None) -> Use:
