@@ -159,3 +159,12 @@ def test_pages_beyond_a_numa_node_come_from_the_next_one() -> None:
         assert all(pod.page_outs == 0 for pod in run.pods)
     limited = next(run for run in runs.runs if run.label == "claims")
     assert [(e.pod, e.what[:40]) for e in limited.events] == [("big", "20% of its EPC pages are on another NUMA")]
+
+
+def test_of_two_neighbours_the_one_within_its_claim_loads_nothing_once_the_other_is_limited() -> None:
+    runs = shown("two-neighbours")
+    free, limited = pods(runs, "none"), pods(runs, "claims")
+    assert 1000 * free["b"].page_ins > 10 * free["b"].touches
+    assert (limited["b"].page_ins, limited["b"].page_outs) == (0, 0)
+    assert limited["a"].page_outs_by_others == 0
+    assert max(limited["a"].s_usage_bytes) <= 4 * MIB

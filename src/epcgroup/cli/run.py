@@ -1,4 +1,5 @@
 """Simulate pods on an SGX node: each alone, all without limits, all with EPC limits; a table says who pages whom.
+With --live also run them: real processes, paged on a pool of real memory, the prediction beside what was measured.
 
 INPUT is Kubernetes manifests, folders of them, OCI config.json files, or one scenario (.toml). A manifest says
 what a pod claims, not what it does: unless --use says otherwise, a pod touches exactly what it claims,
@@ -42,6 +43,8 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--duration", metavar="TIME", help="simulated time, e.g. 10s (default: the builds and 2 s)")
     run.add_argument("--seed", metavar="N", help="seed of all workloads (default 1)")
+    run.add_argument("--live", action="store_true", help="run it with real processes too (needs root, userfaultfd)")
+    run.add_argument("--copy-out", action="store_true", help="with --live: see touches exactly, at a higher cost")
     run.add_argument("--save", metavar="RUN", type=Path, help="keep the run for `epcgroup report RUN`")
     run.add_argument("--quiet", action="store_true", help="no progress on standard error")
     output.set_arguments(run)  # type: ignore[arg-type]
@@ -50,12 +53,27 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     output.check_writable(args.save, args.html)
     started = time.perf_counter()
+    if args.copy_out and not args.live:
+        raise InputError("goes with --live", where="--copy-out")
+    if args.live and args.cpus is not None:
+        raise InputError("does not go with --live: processes run on this host's CPUs", where="--cpus")
     plan = _plan(args)
-    _say_if_compiling(args.quiet)
-    from epcgroup.sim.run import simulate  # loads the engine: after the input has been looked at
+    if args.live:
+        from epcgroup.enact.fit import fitted
 
+        plan = fitted(plan)
+    _say_if_compiling(args.quiet)
     bar = None if args.quiet else _Progress(started)
-    run_set = simulate(plan, bar, f"epcgroup run {shlex.join(sys.argv[2:])}")
+    command = f"epcgroup run {shlex.join(sys.argv[2:])}"
+    # These load the engine: after the input has been looked at.
+    if args.live:
+        from epcgroup.enact.run import predict_and_measure
+
+        run_set = predict_and_measure(plan, bar, command, pageout=not args.copy_out)
+    else:
+        from epcgroup.sim.run import simulate
+
+        run_set = simulate(plan, bar, command)
     if bar is not None:
         bar.clear()
     if args.save is not None:
@@ -120,7 +138,9 @@ def _overridden(plan: "Plan", args: argparse.Namespace) -> "Plan":
         node = replace(node, sections=tuple(SectionPlan(i, size) for i, size in enumerate(sizes)))
     if args.cpus is not None:
         node = replace(node, cpus=_whole(args.cpus, "--cpus", 1, 4096))
-    costs = node.costs if args.costs is None else cost.profile(args.costs, where="--costs")
+    # What SGX costs says nothing about live paging, whoever chose it.
+    profile = args.costs or ("live" if args.live else None)
+    costs = node.costs if profile is None else cost.profile(profile, where="--costs")
     if args.cost:
         changes = {}
         for text in args.cost:

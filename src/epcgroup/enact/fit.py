@@ -19,8 +19,8 @@ MAX_CLIENTS, MAX_THREADS = 64, 256
 CLIENT_BYTES = 64 << 20  # of memory that a client process takes besides its enclaves
 
 
-def fitted(plan: Plan) -> tuple[Plan, list[str]]:
-    """The plan for this host, whose CPUs it has, and notes. InputError: it cannot be carried out here."""
+def fitted(plan: Plan) -> Plan:
+    """The plan for this host and its CPUs, with notes on what changed. InputError: it cannot be carried out here."""
     _check_host()
     for pod in plan.pods:
         _check_pod(pod)
@@ -47,7 +47,7 @@ def fitted(plan: Plan) -> tuple[Plan, list[str]]:
         notes.append("simulated and live without NUMA: one EPC section")
     node = replace(plan.node, sections=(SectionPlan(0, epc),), cpus=cpus)
     pods = tuple(replace(pod, numa=None) for pod in plan.pods)
-    return replace(plan, node=node, pods=pods), notes
+    return replace(plan, node=node, pods=pods, notes=(*plan.notes, *notes))
 
 
 def _check_host() -> None:

@@ -34,8 +34,8 @@ from epcgroup.live import wire
 from epcgroup.live.cgroups import Group
 from epcgroup.machine import ENCLAVE_COUNTERS
 from epcgroup.sim.plan import ContainerPlan, LimitChange, Plan, PodPlan
-from epcgroup.sim.run import RunPlan, RunProgress, record_of, runs_of, twins
-from epcgroup.trace import STALL_BUCKETS, Event, PodRun, Run
+from epcgroup.sim.run import RunPlan, RunProgress, record_of, runs_of, simulate, twins
+from epcgroup.trace import STALL_BUCKETS, Event, PodRun, Run, RunSet
 from epcgroup.units import format_bytes
 
 SAMPLES = 200  # of a run at most
@@ -50,6 +50,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Stopped(Exception):
     """The daemon has ended by itself."""
+
+
+def predict_and_measure(
+    plan: Plan, progress: RunProgress | None = None, command: str = "", *, pageout: bool = True
+) -> RunSet:
+    """Everything the plan compares, simulated and then live. `plan` has been through fit.fitted."""
+    run_set = simulate(plan, progress, command)
+    if not any(run.ended_early and run.ended_early.startswith("interrupted") for run in run_set.runs):
+        run_set.runs += enact(plan, progress, pageout=pageout)
+        host = os.uname()
+        run_set.config["live"] = {
+            "host": f"{host.sysname} {host.release} {host.machine}, {plan.node.cpus} CPUs",
+            "touches_seen_by": "pageout, if it works here" if pageout else "copy-out",
+            "cgroups_below": "/epcgroup-run-PID",
+        }
+    return run_set
 
 
 def enact(plan: Plan, progress: RunProgress | None = None, *, pageout: bool = True) -> list[Run]:

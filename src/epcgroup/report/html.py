@@ -18,7 +18,7 @@ from epcgroup.report import chart, timeline
 from epcgroup.report.figures import clean, factor, seconds, shorten, size
 from epcgroup.report.markup import Html, el, join
 from epcgroup.report.metrics import Comparison, Group, PodMetrics, compare
-from epcgroup.report.text import Column, columns, footnotes, remarks
+from epcgroup.report.text import BESIDE, Column, Quantity, columns, footnotes, quantities, remarks
 from epcgroup.report.timeline import Scale, swatch
 from epcgroup.report.verdict import SLOWED, verdict
 from epcgroup.trace import RunSet
@@ -43,23 +43,24 @@ def page(run_set: RunSet) -> str:
         el("meta", name="color-scheme", content="light dark"),
         el("meta", http_equiv="Content-Security-Policy", content=POLICY),
         el("title", f"{title} - EPC"),
-        Html(f"\n<style>\n{_beside('page.css')}</style>\n"),
+        Html(f"\n<style>\n{_file('page.css')}</style>\n"),
     )
     sections = [
         _header(run_set, comparison, title),
         _slowdowns(comparison, scale),
         _table(comparison),
+        _beside(comparison),
         _together(run_set, comparison, scale),
         _alone(run_set, scale),
         _details(run_set),
     ]
     main = el("main", Html("\n".join(section for section in sections if section)))
-    script = Html(f"\n<script>\n{_beside('page.js')}</script>\n")
+    script = Html(f"\n<script>\n{_file('page.js')}</script>\n")
     body = el("body", timeline.patterns(len(scale.pods)), main, script)
     return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 
 
-def _beside(name: str) -> str:
+def _file(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
@@ -158,8 +159,38 @@ def _table_row(row: PodMetrics, shown: Sequence[Column]) -> Html:
     return el("tr", el("th", row.pod, said, scope="row", title=row.workload), cells)
 
 
+def _beside(comparison: Comparison) -> Html | None:
+    """Predicted beside measured, where runs were simulated and live."""
+    pairs, shown = comparison.pairs, quantities(comparison)
+    if not pairs:
+        return None
+    over = [el("th", q.name, el("small", q.unit), colspan=len(BESIDE), scope="colgroup") for q in shown]
+    under = [el("th", word, scope="col") for _ in shown for word in BESIDE]
+    bodies = [
+        el(
+            "tbody",
+            el("tr", el("th", measured.title, colspan=len(under) + 1, scope="rowgroup"), class_="group"),
+            [_beside_row(shown, predicted.row(row.pod), row) for row in measured.rows],
+        )
+        for predicted, measured in pairs
+    ]
+    head = el("thead", el("tr", el("th", "pod", rowspan=2, scope="col"), over), el("tr", under))
+    hint = "The simulation is the prediction; live is what real processes of this host did; ratio is live / simulated."
+    table = el("div", el("table", head, bodies, class_="compare"), class_="wide")
+    return el("section", el("h2", "Predicted beside measured"), el("p", hint, class_="hint"), table)
+
+
+def _beside_row(shown: Sequence[Quantity], predicted: PodMetrics | None, row: PodMetrics) -> Html:
+    cells = [
+        el("td", cell, data_l=f"{q.name}, {word}")
+        for q in shown
+        for cell, word in zip(q.cells(predicted, row), BESIDE, strict=True)
+    ]
+    return el("tr", el("th", row.pod, scope="row", title=row.workload), cells)
+
+
 def _together(run_set: RunSet, comparison: Comparison, scale: Scale) -> Html | None:
-    runs = [run for run in run_set.runs if run.kind != "alone"]
+    runs = sorted((run for run in run_set.runs if run.kind != "alone"), key=lambda run: run.live)
     titles = [group.title for group in comparison.groups if group.kind != "alone"]
     if not runs:
         return None
@@ -184,7 +215,7 @@ def _alone(run_set: RunSet, scale: Scale) -> Html | None:
         timeline.figure(
             run,
             f"alone-{i}",
-            f"{', '.join(pod.name for pod in run.pods)} alone ({run.series})",
+            f"{', '.join(pod.name for pod in run.pods)} alone ({run.series}{', live' if run.live else ''})",
             scale,
             timeline.POINTS_ALONE,
         )
@@ -241,7 +272,7 @@ def _pods_table(run_set: RunSet) -> Html:
 
 
 def _runs_table(run_set: RunSet) -> Html:
-    heads = ["run", "series", "simulated", "seed", "samples", "ksgxd CPU", "kworker CPU", "costs"]
+    heads = ["run", "series", "lasted", "seed", "samples", "ksgxd CPU", "kworker CPU", "costs"]
     rows = [
         [
             run.label,

@@ -17,6 +17,8 @@ from epcgroup.trace import STALL_BUCKETS_PER_OCTAVE, PodRun, Run, RunSet
 Kind = Literal["alone", "unlimited", "limited"]
 State = Literal["ran", "idle", "stuck", "ended", "refused"]
 
+LIVE = "live "  # what the label of a live run begins with
+
 # A pod is stuck when its charges are refused this often, for this share of the run, with no touch completed.
 STUCK_REFUSALS = 100
 STUCK_SHARE = 0.2
@@ -138,6 +140,8 @@ class PodMetrics:
     peak_bytes: int | None
     page_ins_per_s: float | None
     page_outs_per_s: float | None
+    page_ins_per_1000: float | None  # touches
+    page_outs_per_1000: float | None
     outs_by_others: float | None  # share of the page-outs that other pods or ksgxd did
     lost: float | None  # share of time lost to paging
     waiting: float | None  # share of time waiting for a CPU
@@ -164,6 +168,7 @@ class Group:
     duration: float
     ended_early: str | None
     rows: tuple[PodMetrics, ...]
+    live: bool = False
 
     def row(self, pod: str) -> PodMetrics | None:
         return next((row for row in self.rows if row.pod == pod), None)
@@ -181,12 +186,13 @@ class Group:
             "limited": f"all pods, {'limits = claims' if self.limits_are_claims else 'with limits'}",
         }
         early = f" - {self.ended_early}" if self.ended_early else ""
-        return f"{words.get(self.kind, self.label)} ({self.series}){early}"
+        how = f"{self.series}, live" if self.live else self.series
+        return f"{words.get(self.kind, self.label)} ({how}){early}"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows per pod and run, alone runs first, then as they were run."""
+    """Rows per pod and run: the simulated ones, then the live ones, of each the alone runs first."""
 
     title: str
     groups: tuple[Group, ...]
@@ -202,8 +208,23 @@ class Comparison:
         return max((group.epc_bytes for group in self.groups), default=0)
 
     def first(self, kind: Kind) -> Group | None:
-        """The first group of that kind; the first is the one the one-sentence verdict speaks of."""
-        return next((group for group in self.groups if group.kind == kind), None)
+        """The first group of that kind, of the live ones if there are any: what the one-sentence verdict speaks of."""
+        live = any(group.live for group in self.groups)
+        return next((group for group in self.groups if group.kind == kind and group.live == live), None)
+
+    @property
+    def pairs(self) -> list[tuple[Group, Group]]:
+        """Each live group behind the simulated one of the same run."""
+        simulated = {group.label: group for group in self.groups if not group.live}
+        found = [(simulated.get(group.label.removeprefix(LIVE)), group) for group in self.groups if group.live]
+        return [(predicted, measured) for predicted, measured in found if predicted is not None]
+
+
+def agreement(predicted: float | None, measured: float | None) -> float | None:
+    """measured / predicted; 1.0 when both are the same, zero too."""
+    if predicted is None or measured is None:
+        return None
+    return 1.0 if predicted == measured else ratio(measured, predicted)
 
 
 def pod_state(run: Run, pod: PodRun) -> State:
@@ -236,6 +257,8 @@ def pod_metrics(run: Run, pod: PodRun, alone: PodRun | None) -> PodMetrics:
         peak_bytes=peak_bytes(pod),
         page_ins_per_s=ratio(pod.page_ins, seconds),
         page_outs_per_s=ratio(pod.page_outs, seconds),
+        page_ins_per_1000=ratio(1000 * pod.page_ins, pod.touches),
+        page_outs_per_1000=ratio(1000 * pod.page_outs, pod.touches),
         outs_by_others=ratio(pod.page_outs_by_others, pod.page_outs),
         lost=lost_share(pod),
         waiting=wait_share(pod),
@@ -252,8 +275,8 @@ def compare(run_set: RunSet) -> Comparison:
     alone_runs = [run for run in run_set.runs if run.kind == "alone"]
 
     def alone_of(run: Run, pod: PodRun) -> PodRun | None:
-        """The pod's alone run, in the same series if there is one."""
-        runs = sorted(alone_runs, key=lambda other: other.series != run.series)
+        """The pod's alone run, simulated or live as this one is, in the same series if there is one."""
+        runs = sorted((r for r in alone_runs if r.live == run.live), key=lambda other: other.series != run.series)
         return next((p for other in runs for p in other.pods if p.name == pod.name), None)
 
     def group(kind: Kind, runs: Sequence[Run]) -> Group:
@@ -261,13 +284,17 @@ def compare(run_set: RunSet) -> Comparison:
         rows = tuple(pod_metrics(run, p, alone_of(run, p)) for run in runs for p in run.pods)
         label = runs[0].label if len(runs) == 1 else kind
         epc = max(run.epc_bytes for run in runs)
-        return Group(kind, label, runs[0].series, epc, max(run.duration for run in runs), early, rows)
+        duration = max(run.duration for run in runs)
+        return Group(kind, label, runs[0].series, epc, duration, early, rows, runs[0].live)
 
-    by_series: dict[str, list[Run]] = {}
-    for run in alone_runs:
-        by_series.setdefault(run.series, []).append(run)
-    groups = [group("alone", runs) for runs in by_series.values()]
-    groups += [group(run.kind, [run]) for run in run_set.runs if run.kind != "alone"]
+    groups: list[Group] = []
+    for live in (False, True):
+        by_series: dict[str, list[Run]] = {}
+        for run in alone_runs:
+            if run.live == live:
+                by_series.setdefault(run.series, []).append(run)
+        groups += [group("alone", runs) for runs in by_series.values()]
+        groups += [group(run.kind, [run]) for run in run_set.runs if run.kind != "alone" and run.live == live]
     return Comparison(run_set.title, tuple(groups))
 
 

@@ -21,9 +21,9 @@ from epcgroup.report.figures import (
     size_unit,
     time_unit,
 )
-from epcgroup.report.metrics import Comparison, Group, PodMetrics, compare
+from epcgroup.report.metrics import Comparison, Group, PodMetrics, agreement, compare
 from epcgroup.report.verdict import verdict
-from epcgroup.trace import RunSet
+from epcgroup.trace import Run, RunSet
 
 JSON_FORMAT = "epcgroup-comparison-1"
 MAX_NAME, MIN_NAME = 24, 14
@@ -33,6 +33,11 @@ MODELLED = (
     "Exact: which page is charged, aged, written out and loaded, and by whom, as the kernel code decides.",
     "By price: time. Each operation costs what the cost profile says; there are no caches, no NUMA distance, "
     "no hyper-threads and no frequency changes.",
+)
+
+CARRIED_OUT = (
+    "Real processes under real cgroups on a pool of real memory; the same machine decides. Counts are the machine's, "
+    "time is this host's: all faults are served by one daemon process, and a CPU that others use is waited for.",
 )
 
 _BOLD, _DIM, _RED, _YELLOW, _GREEN = "1", "2", "31", "33", "32"
@@ -110,6 +115,59 @@ def table(comparison: Comparison, *, width: int = 100, color: bool = False) -> s
     return "\n".join(line.rstrip() for line in lines)
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What is predicted and measured."""
+
+    name: str
+    unit: str
+    value: Callable[[PodMetrics], float | None]
+    shown: Callable[[float | None], str]
+
+    def cells(self, predicted: PodMetrics | None, measured: PodMetrics) -> list[str]:
+        """Predicted, measured, and measured / predicted."""
+        values = None if predicted is None else self.value(predicted), self.value(measured)
+        return [self.shown(values[0]), self.shown(values[1]), factor(agreement(*values))]
+
+
+BESIDE = ("simulated", "live", "ratio")
+
+
+def quantities(comparison: Comparison) -> list[Quantity]:
+    """What stands beside each other for simulated and live runs."""
+    name, by = size_unit(row.peak_bytes for group in comparison.groups for row in group.rows)
+    return [
+        Quantity("page-ins", "/1000 touches", lambda r: r.page_ins_per_1000, number),
+        Quantity("EPC peak", name, lambda r: r.peak_bytes, lambda v: number(None if v is None else v / by)),
+        Quantity("slowdown", "vs alone", lambda r: r.slowdown, factor),
+    ]
+
+
+def beside(comparison: Comparison, *, color: bool = False) -> str:
+    """Predicted beside measured, for runs that were simulated and live; empty when there are none."""
+    pairs = comparison.pairs
+    if not pairs:
+        return ""
+    paint, shown = _painter(color), quantities(comparison)
+    rows = [[(row, predicted.row(row.pod)) for row in measured.rows] for predicted, measured in pairs]
+    cells = [[[cell for q in shown for cell in q.cells(there, row)] for row, there in group] for group in rows]
+    words = BESIDE * len(shown)
+    widths = [max(len(word), *(len(line[i]) for lines in cells for line in lines)) for i, word in enumerate(words)]
+    name = 2 + min(max(len(clean(pod)) for pod in comparison.pods), MAX_NAME)
+    over = ""
+    for i, q in enumerate(shown):
+        over += "  " + f"{q.name} {q.unit}".rjust(sum(widths[3 * i : 3 * i + 3]) + 4)
+    heads = _line("pod", words, widths, name)
+    lines = [paint(_BOLD, " " * name + over), paint(_BOLD, heads), paint(_DIM, "-" * len(heads))]
+    for (_, measured), group, texts in zip(pairs, rows, cells, strict=True):
+        lines.append(paint(_BOLD, clean(measured.title)))
+        for (row, _), text in list(zip(group, texts, strict=True))[:MAX_ROWS]:
+            lines.append(_line("  " + shorten(row.pod, MAX_NAME), text, widths, name))
+        if len(group) > MAX_ROWS:
+            lines.append(f"  ... {len(group) - MAX_ROWS} more pods: in the JSON and on the page")
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def render(run_set: RunSet, *, width: int = 100, color: bool = False) -> str:
     """The whole answer: title, sentence, table, footnotes. Ends with a newline."""
     comparison = compare(run_set)
@@ -118,6 +176,7 @@ def render(run_set: RunSet, *, width: int = 100, color: bool = False) -> str:
         _painter(color)(_BOLD, clean(run_set.title)) if run_set.title else "",
         textwrap.fill(verdict(comparison), width, break_on_hyphens=False),
         table(comparison, width=width, color=color) if comparison.pods else "",
+        beside(comparison, color=color),
         "\n".join(
             textwrap.fill(f"{head:<9} {text}", width, subsequent_indent=" " * 10, break_on_hyphens=False)
             for head, text in footnotes(run_set)
@@ -130,28 +189,33 @@ def footnotes(run_set: RunSet) -> list[tuple[str, str]]:
     """What a reader needs to trust the numbers: (heading, text); the heading stands on the first of its
     kind."""
     notes: list[tuple[str, str]] = [
-        (
-            "node",
-            _distinct(
-                f"{size(run.epc_bytes)} EPC, {run.cpus} CPUs at {number(run.cpu_hz / 1e9)} GHz" for run in run_set.runs
-            ),
-        ),
-        ("time", _distinct(f"{seconds(run.duration)} simulated, seed {run.seed}" for run in run_set.runs)),
+        ("node", _distinct(f"{size(run.epc_bytes)} EPC, {_cpus(run)}" for run in run_set.runs)),
+        ("time", _distinct(f"{seconds(run.duration)} {_clock(run)}, seed {run.seed}" for run in run_set.runs)),
         ("costs", costs_line(run_set)),
         ("lost", "time lost to paging: stall / (busy + stall). p99 stall: 99 % of the stalls were shorter"),
         ("slowdown", "touch rate alone / touch rate here, per second of thread time after the build"),
     ]
     notes += [("early", clean(run.ended_early)) for run in run_set.runs if run.ended_early]
     notes += [("model", line) for line in MODELLED]
+    if any(run.live for run in run_set.runs):
+        notes += [("live", line) for line in CARRIED_OUT]
     notes += [("note", clean(note)) for note in run_set.notes]
     notes = [(head, text) for head, text in notes if text]
     heads = ["", *(head for head, _ in notes)]
     return [(head if head != before else "", text) for before, (head, text) in zip(heads, notes, strict=False)]
 
 
+def _cpus(run: Run) -> str:
+    return f"{run.cpus} CPUs of the host" if run.live else f"{run.cpus} CPUs at {number(run.cpu_hz / 1e9)} GHz"
+
+
+def _clock(run: Run) -> str:
+    return "live" if run.live else "simulated"
+
+
 def costs_line(run_set: RunSet) -> str:
     """Cost profile and its check value: `config["costs"]["check"]` is {what, cycles, range: [low, high]}."""
-    profiles = _distinct(run.cost_profile for run in run_set.runs)
+    profiles = _distinct(run.cost_profile for run in run_set.runs if run.cost_profile)
     if not profiles:
         return ""
     costs = run_set.config.get("costs")
@@ -173,23 +237,25 @@ def as_json(run_set: RunSet) -> dict[str, Any]:
     """The comparison's numbers, for programs; keys are stable within JSON_FORMAT, null is "not applicable".
 
     format, title, verdict, cost_profile, notes[], config (as saved), and runs[]: kind (alone, unlimited, limited),
-    label, series, epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome,
+    label, series, live, epc_bytes, duration_seconds, ended_early, and pods[]: pod, run, workload, outcome,
     state (ran, idle, stuck, ended, refused), claim_bytes, limit_bytes, use_bytes,
     life_seconds, epc_mean_bytes, epc_peak_bytes,
-    page_ins_per_second, page_outs_per_second, page_outs_by_others_share, lost_share, cpu_wait_share,
+    page_ins_per_second, page_outs_per_second, page_ins_per_1000_touches, page_outs_per_1000_touches,
+    page_outs_by_others_share, lost_share, cpu_wait_share,
     touches_per_thread_second, slowdown, p99_stall_seconds, refused_charges, stuck_since_seconds. Alone runs of
-    one series stand in one entry.
+    one series stand in one entry. predicted_and_measured[]: run and pods[], pairs of the simulated and the live value.
     """
     comparison = compare(run_set)
     return {
         "format": JSON_FORMAT,
         "title": run_set.title,
         "verdict": verdict(comparison),
-        "cost_profile": _distinct(run.cost_profile for run in run_set.runs),
+        "cost_profile": _distinct(run.cost_profile for run in run_set.runs if run.cost_profile),
         "runs": [
             {
                 "kind": group.kind,
                 "label": group.label,
+                "live": group.live,
                 "series": group.series,
                 "epc_bytes": group.epc_bytes,
                 "duration_seconds": group.duration,
@@ -198,8 +264,27 @@ def as_json(run_set: RunSet) -> dict[str, Any]:
             }
             for group in comparison.groups
         ],
+        "predicted_and_measured": [
+            {
+                "run": predicted.label,
+                "pods": [_beside_json(predicted.row(row.pod), row) for row in measured.rows],
+            }
+            for predicted, measured in comparison.pairs
+        ],
         "notes": list(run_set.notes),
         "config": run_set.config,
+    }
+
+
+def _beside_json(predicted: PodMetrics | None, measured: PodMetrics) -> dict[str, Any]:
+    def both(value: Callable[[PodMetrics], float | None]) -> list[float | None]:
+        return [None if predicted is None else value(predicted), value(measured)]
+
+    return {
+        "pod": measured.pod,
+        "page_ins_per_1000_touches": both(lambda row: row.page_ins_per_1000),
+        "epc_peak_bytes": both(lambda row: row.peak_bytes),
+        "slowdown": both(lambda row: row.slowdown),
     }
 
 
@@ -218,6 +303,8 @@ def _row_json(row: PodMetrics) -> dict[str, Any]:
         "epc_peak_bytes": row.peak_bytes,
         "page_ins_per_second": row.page_ins_per_s,
         "page_outs_per_second": row.page_outs_per_s,
+        "page_ins_per_1000_touches": row.page_ins_per_1000,
+        "page_outs_per_1000_touches": row.page_outs_per_1000,
         "page_outs_by_others_share": row.outs_by_others,
         "lost_share": row.lost,
         "cpu_wait_share": row.waiting,
