@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -240,6 +241,23 @@ def test_the_cost_table_is_that_of_the_program() -> None:
     ]
     missing = [row for row in rows if row not in text]
     assert missing == [], "these rows of the table are not as the program has them:\n" + "\n".join(missing)
+
+
+def test_the_protocol_page_has_the_header_and_the_operations_of_the_program() -> None:
+    from epcgroup.live import wire
+
+    text = (ROOT / "docs/reference/live-protocol.md").read_text(encoding="utf-8")
+    fields = re.findall(r"^\| (\d+) \| (u32|u64) \| `(\w+)` \|$", text, re.MULTILINE)
+    packed = "<" + "".join({"u32": "I", "u64": "Q"}[type] for _, type, _ in fields)
+    assert packed == wire._HEADER.format
+    assert [int(at) for at, _, _ in fields] == [struct.calcsize(packed[: n + 1]) for n in range(len(fields))]
+    assert tuple(name for _, _, name in fields) == wire.Packet._fields[: len(fields)]
+    operations = {name: int(op) for op, name in re.findall(r"^\| (\d+) \| `([A-Z]+)` \|", text, re.MULTILINE)}
+    assert operations == {
+        name: value for name, value in vars(wire).items() if name.isupper() and type(value) is int and "_" not in name
+    }
+    bounds = f"longer than {wire.MAX_PACKET:,} bytes or with more than {wire.MAX_FDS} descriptors"
+    assert bounds in text.replace("\n", " ")
 
 
 # ---- the runner itself ----------------------------------------------------------------------------
