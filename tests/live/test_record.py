@@ -183,6 +183,21 @@ def test_only_the_group_and_those_below_it_are_recorded_each_enclave_by_its_numb
     assert by_group == {node.path("/g"): [1, 2, 3, 1], node.path("/g/child"): [1, 2, 3, 1]}
 
 
+def test_an_enclave_is_recorded_while_its_process_is_in_the_group(live: Boot) -> None:
+    node = live(128)
+    recorder = Recorder(node, node.path("/in"), window=2)
+    client = node.client(TOUCH, "32", group="/out")
+    assert client.line() == "ready"
+    for group, pages in (("/out", "1 2 3"), ("/in", "4 5 1 4"), ("/out", "6 7 1")):
+        (node.group(group).folder / "cgroup.procs").write_text(str(client.pid))
+        node.daemon.follow()
+        client.tell(pages)
+        assert client.line() == "done"
+    client.tell()
+    assert client.ended() == 0
+    assert [page for _, page in recorder.end()] == [4, 5, 1, 4]
+
+
 def areas_of(node: Any) -> list[tuple[Any, Any]]:
     return [(client.area, client) for client in node.daemon._by_area.values()]
 

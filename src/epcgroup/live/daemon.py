@@ -339,6 +339,8 @@ class Daemon:
         _, area.pidfd, theirs, client.lifeline, file, device = opened
         client.group, client.area, client.counted = group, area, {}
         self._by_area[name] = client
+        for recording in self._recordings:
+            self._watch(client, recording)
         return wire.Packet(wire.CREATE, a=nr_pages * PAGE_SIZE, b=number, fds=(file, device, theirs))
 
     def _attach(self, client: Client, packet: wire.Packet) -> None:
@@ -356,8 +358,6 @@ class Daemon:
         client.attached = True
         self._by_uffd[area.uffd] = area
         self._epoll.register(area.uffd, select.EPOLLIN)
-        for recording in self._recordings:
-            self._watch(client, recording)
 
     def _add(self, client: Client, first: int, count: int) -> int:
         """EADD of pages of zeros: how many; fewer than asked for when there is no room for more yet."""
@@ -403,18 +403,21 @@ class Daemon:
             raise OSError(errno.EBUSY, "one recording a connection")
         client.recording = Recording(packet.fds[0], os.fsdecode(packet.text), packet.a)
         self._recordings.append(client.recording)
-        for other in list(self._by_area.values()):
-            if other.attached:
-                self._watch(other, client.recording)
+        for other in self._by_area.values():
+            self._watch(other, client.recording)
 
     def _watch(self, client: Client, recording: Recording) -> None:
+        """A recording looks at an enclave as long as its process is in the recording's group."""
         area = client.area
-        if area is None or client.ended or not recording.covers(client.group):
+        if area is None or client.ended:
             return
-        try:
-            area.watches[recording] = Watch(recording, self.pager, area).fault
-        except Revoked:
-            self._revoke(client)
+        if not recording.covers(client.group):
+            area.watches.pop(recording, None)
+        elif recording not in area.watches:
+            try:
+                area.watches[recording] = Watch(recording, self.pager, area).fault
+            except Revoked:
+                self._revoke(client)
 
     def _end_recording(self, client: Client, recording: Recording) -> int:
         client.recording = None
@@ -573,6 +576,8 @@ class Daemon:
             self._count(client)
             self.machine.migrate(name, group)
             client.group = group
+            for recording in self._recordings:
+                self._watch(client, recording)
 
     def _make_group(self, path: str) -> None:
         at = ""

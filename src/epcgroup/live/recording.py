@@ -63,10 +63,12 @@ class Watch:
         self._pager = pager
         self._area = area
         self._mapped: list[int] = []  # with a window: the pages that are, the one longest there first
-        if recording.window:
-            for page, state in enumerate(area.state):
-                if state == MAPPED:
-                    pager.hide(area, page)
+        if recording.window and area.in_pool:
+            states = bytes(area.state)
+            page = states.find(MAPPED)
+            while page != -1:
+                pager.hide(area, page)
+                page = states.find(MAPPED, page + 1)
 
     def fault(self, page: int) -> None:
         """A page is about to be served."""
