@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from epcgroup.cli import daemon
 from epcgroup.errors import InputError
@@ -18,10 +18,14 @@ from epcgroup.live.cgroups import Group
 from epcgroup.units import format_bytes
 
 
-def set_arguments(parser: argparse.ArgumentParser) -> None:
+def set_group_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epc", metavar="SIZE|max", default="max", help="its limit, e.g. 8Mi (default max)")
     parser.add_argument("--group", metavar="PATH", help="cgroup2 path, e.g. /pod1 (default: a new one)")
     daemon.set_arguments(parser)
+
+
+def set_arguments(parser: argparse.ArgumentParser) -> None:
+    set_group_arguments(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
 
 
@@ -49,9 +53,9 @@ def limited_group(args: argparse.Namespace, name: str) -> Iterator[Group]:
         group.close()
 
 
-def run(words: list[str], group: Group, directory: str) -> int:
+def run(words: list[str], group: Group, directory: str, variables: Mapping[str, str] | None = None) -> int:
     """Run it in the group, signals passed on; its exit status, 128 and the signal's number when one killed it."""
-    environment = {**os.environ, "EPCGROUP_RUN": directory}
+    environment = {**os.environ, "EPCGROUP_RUN": directory, **(variables or {})}
     try:
         child = subprocess.Popen(words, env=environment, preexec_fn=group.enter)
     except OSError as error:

@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "limit": ("epcgroup.cli.limit", "limit the EPC of a cgroup of the live daemon"),
     "status": ("epcgroup.cli.status", "show the live daemon's groups and enclaves"),
     "exec": ("epcgroup.cli.exec", "run a command in a real cgroup under an EPC limit"),
+    "python": ("epcgroup.cli.python", "run a numpy program with its arrays under an EPC limit"),
     "oci-hook": ("epcgroup.cli.oci_hook", "limit a container, as a createRuntime hook"),
     "record": ("epcgroup.cli.record", "run a command and write down the pages that its enclaves touch"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
