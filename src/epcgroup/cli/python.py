@@ -16,26 +16,31 @@ from epcgroup.errors import InputError
 from epcgroup.live import startup
 from epcgroup.units import parse_bytes
 
-# SECS, a VA page, and what one instruction of numpy and the system calls between may need at a time.
-LEAST = 1 << 16
+# Up to 128 pages series v17 does not reclaim ahead of a limit, and then a fault in a new page that needs a VA page too
+# can be refused for ever, with one page to go.
+LEAST = 1 << 20
 MOST_HEAP = 1 << 36  # the largest enclave
 
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = (
+        "epcgroup python [-h] [--epc SIZE|max] [--group PATH] [--directory DIR] [--heap SIZE]\n"
+        "                       (SCRIPT | -m MODULE | -c CODE) [ARGUMENT ...]"
+    )
     command.set_group_arguments(parser)
     parser.add_argument(
         "--heap", metavar="SIZE", default="4Gi", help="room for all arrays; touched pages alone count (default 4Gi)"
     )
-    parser.add_argument("-m", metavar="MODULE ...", nargs=argparse.REMAINDER, help="run a module, with its arguments")
-    parser.add_argument("-c", metavar="CODE ...", nargs=argparse.REMAINDER, help="run this code, with its arguments")
-    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT ...", help="the program and its arguments")
+    parser.add_argument("-m", nargs=argparse.REMAINDER, help="run a module, with its arguments")
+    parser.add_argument("-c", nargs=argparse.REMAINDER, help="run this code, with its arguments")
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="the program and its arguments")
 
 
 def main(args: argparse.Namespace) -> int:
     words = _words_of(args)
     limit = daemon.parse_limit(args.epc, "--epc")
     if limit is not None and limit < LEAST:
-        raise InputError(f"{args.epc} is too little to run numpy in; the least is 64Ki", where="--epc")
+        raise InputError(f"{args.epc} is too little to run numpy in; the least is 1Mi", where="--epc")
     heap = parse_bytes(args.heap, where="--heap")
     if not 0 < heap <= MOST_HEAP:
         raise InputError(f"{args.heap} is not between 1 byte and 64Gi", where="--heap")
