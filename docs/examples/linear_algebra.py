@@ -1,4 +1,4 @@
-"""Linear algebra: products, a system of equations, eigenvalues. An ordinary numpy program: usage linear_algebra.py [N]."""
+"""Linear algebra: products, a system of equations, a factor, eigenvalues. Usage: linear_algebra.py [N]."""
 
 import hashlib
 import sys
