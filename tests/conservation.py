@@ -1,4 +1,4 @@
-"""What holds in every run of the simulated node, whatever its pods do: nothing is made of nothing, nothing is lost."""
+"""What holds in every run of a node, whatever its pods do: nothing is made of nothing, nothing is lost."""
 
 from epcgroup.trace import Run
 from epcgroup.units import PAGE_SIZE
@@ -6,6 +6,15 @@ from epcgroup.units import PAGE_SIZE
 
 def check_conservation(run: Run, longest_touch: float = 0.0) -> None:
     """`longest_touch`: seconds of the longest touch, which a slice always ends with. Limits must not change."""
+    check_counts(run)
+    assert not any(run.s_unattributed_bytes)
+    worked = sum(p.busy_seconds + p.stall_seconds + p.build_seconds for p in run.pods)
+    # The last slice of a CPU may end after the run, by a millisecond of building at most.
+    assert worked + run.ksgxd_seconds + run.kworker_seconds <= run.cpus * (run.duration + 1.2e-3 + longest_touch)
+
+
+def check_counts(run: Run) -> None:
+    """What holds without a clock, of live runs too."""
     for pod in run.pods:
         limit = run.epc_bytes if pod.limit_bytes is None else min(pod.limit_bytes, run.epc_bytes)
         assert max(pod.s_usage_bytes) <= limit
@@ -19,7 +28,3 @@ def check_conservation(run: Run, longest_touch: float = 0.0) -> None:
     assert [u + f + r for u, f, r in zip(used, run.s_free_bytes, run.s_unattributed_bytes, strict=True)] == [
         run.epc_bytes
     ] * len(run.times)
-    assert not any(run.s_unattributed_bytes)
-    worked = sum(p.busy_seconds + p.stall_seconds + p.build_seconds for p in run.pods)
-    # The last slice of a CPU may end after the run, by a millisecond of building at most.
-    assert worked + run.ksgxd_seconds + run.kworker_seconds <= run.cpus * (run.duration + 1.2e-3 + longest_touch)

@@ -21,7 +21,6 @@ CLIENT_BYTES = 64 << 20  # of memory that a client process takes besides its enc
 
 def fitted(plan: Plan) -> Plan:
     """The plan for this host and its CPUs, with notes on what changed. InputError: it cannot be carried out here."""
-    _check_host()
     for pod in plan.pods:
         _check_pod(pod)
     epc = plan.node.epc_bytes
@@ -35,6 +34,7 @@ def fitted(plan: Plan) -> Plan:
             f"{len(containers)} client processes with {threads} threads; at most {MAX_CLIENTS} with {MAX_THREADS}",
             where="--live",
         )
+    _check_host()
     # A page is in the pool, or sealed in the daemon.
     needed = sum(pod.use_bytes for pod in plan.pods) + CLIENT_BYTES * len(containers)
     if needed > (free := _available_bytes()):

@@ -159,7 +159,8 @@ class Faults:
 
     def carry_out(self) -> None:
         """Do what the machine has decided since the last time. Pages of an area that are written out in a row form one
-        batch; pages whose accessed bit was cleared are unmapped at the end, so that their next touch is seen."""
+        batch; pages whose accessed bit was cleared are unmapped at the end, so that their next touch is seen, and
+        before a load wakes who could touch them."""
         aged: dict[Area, list[int]] = {}
         written: list[int] = []
         writing: Area | None = None
@@ -176,6 +177,7 @@ class Faults:
                 writing = area
                 written += pages
             elif kind == TP_ELDU:
+                self._unmap_all(aged)
                 self._load(area, pages)
             elif kind == TP_AGE:
                 aged.setdefault(area, []).extend(pages)
@@ -183,8 +185,7 @@ class Faults:
                 self._revoke(area)
         if writing is not None:
             self._write_out(writing, written)
-        for area, old in aged.items():
-            self._unmap(area, old)
+        self._unmap_all(aged)
 
     def _write_out(self, area: Area, pages: list[int]) -> None:
         try:
@@ -199,6 +200,10 @@ class Faults:
                 self.pager.load(area, page)
         except Revoked:
             self._revoke(area)
+
+    def _unmap_all(self, aged: dict[Area, list[int]]) -> None:
+        while aged:
+            self._unmap(*aged.popitem())
 
     def _unmap(self, area: Area, pages: list[int]) -> None:
         state = area.state

@@ -17,7 +17,7 @@ from typing import Any
 from epcgroup.report import chart, timeline
 from epcgroup.report.figures import clean, factor, seconds, shorten, size
 from epcgroup.report.markup import Html, el, join
-from epcgroup.report.metrics import Comparison, Group, PodMetrics, compare
+from epcgroup.report.metrics import LIVE, Comparison, Group, PodMetrics, compare
 from epcgroup.report.text import BESIDE, Column, Quantity, columns, footnotes, quantities, remarks
 from epcgroup.report.timeline import Scale, swatch
 from epcgroup.report.verdict import SLOWED, verdict
@@ -105,11 +105,13 @@ def _slowdowns(comparison: Comparison, scale: Scale) -> Html | None:
 
 
 def _short_titles(groups: Sequence[Group]) -> list[str]:
-    """ "no limits" and "limits", with what tells them apart where several runs are of one kind."""
+    """ "no limits", "limits" and "limits, live", with what tells them apart where several runs are of one kind."""
     words = {"unlimited": "no limits", "limited": "limits"}
-    kinds = [group.kind for group in groups]
+    kinds = [(group.kind, group.live) for group in groups]
     return [
-        words.get(group.kind, group.label) + (f", {group.label}" if kinds.count(group.kind) > 1 else "")
+        words.get(group.kind, group.label)
+        + (", live" if group.live else "")
+        + (f", {group.label.removeprefix(LIVE)}" if kinds.count((group.kind, group.live)) > 1 else "")
         for group in groups
     ]
 
