@@ -2,8 +2,8 @@
 
 What is seen is every page fault: the first touch of a page, every load, and touches of pages whose accessed bit the
 machine had cleared. With --every-switch an enclave keeps only its last PAGES pages mapped, and nearly every switch to
-another page is seen, at some 50 us each; what is paged stays the same. An instruction that needs more than PAGES pages
-at once never ends: 2 is enough for byte code, numpy wants 8, each further thread 2 more.
+another page is seen; what is paged stays the same. An instruction that needs more than PAGES pages at once never ends:
+2 is enough for byte code, vector instructions may gather from 8, each further thread wants 2 more.
 
 The format follows from FILE's suffix: .epctrace, .csv, .parquet or .oraclegeneral, each also with .gz or .xz.
 `epcgroup run POD.yaml --use job=8Mi:trace:FILE` replays it. Of several enclaves the pages stand one behind the other,
