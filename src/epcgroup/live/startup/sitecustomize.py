@@ -24,13 +24,14 @@ def _put_arrays_in(size: int) -> None:
     from epcgroup.errors import InputError
     from epcgroup.live.client import Enclave
     from epcgroup.live.numpy_memory import put_all_arrays_in
+    from epcgroup.units import format_bytes
 
     try:
         put_all_arrays_in(Enclave(size))
     except InputError as error:
         _refuse(str(error))
     except OSError as error:
-        _refuse(f"no enclave of {size} bytes for the arrays: {error.strerror}")
+        _refuse(f"no enclave of {format_bytes(size)} for the arrays: {error.strerror}")
 
 
 def _refuse(text: str) -> NoReturn:
