@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from epcgroup.live import uffd
+from epcgroup.live import batch, uffd
 from epcgroup.live.pager import Area, Pager
 from epcgroup.units import PAGE_SIZE
 
@@ -267,7 +267,7 @@ with Enclave(PAGE) as enclave:
 class _Unprotected(Pager):
     """The control: does not write-protect what it writes out."""
 
-    def _protect(self, area: Area, page: int, count: int) -> None:
+    def _protect(self, area: Area, pages: Any) -> None:
         pass
 
 
@@ -290,9 +290,9 @@ def test_a_store_during_write_out_is_kept_only_by_write_protection(
     (area,) = node.pager.areas.values()
     if not protect:
         node.pager.__class__ = _Unprotected
-    punch = uffd.punch_hole
+    punch = batch.punch
 
-    def punch_later(fd: int, offset: int, length: int) -> None:
+    def punch_later(fd: int, pages: Any) -> int:
         # Between read and punch: let the writer go on for 100 stores, or see that it cannot.
         begun = view[0]
         if protect:
@@ -303,9 +303,9 @@ def test_a_store_during_write_out_is_kept_only_by_write_protection(
             while view[0] < begun + 100:
                 os.sched_yield()
             view[1] = 1
-        punch(fd, offset, length)
+        return int(punch(fd, pages))
 
-    monkeypatch.setattr(uffd, "punch_hole", punch_later)
+    monkeypatch.setattr(batch, "punch", punch_later)
     node.pager.write_out(area, [0])
     monkeypatch.undo()
     node.pager.load(area, 0)

@@ -99,13 +99,15 @@ class Daemon:
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
         self.faults = Faults(self.machine, self.pager, lambda area: self._revoke(self._by_area[area.id]))
+        if strict:
+            self.faults.soft_a_turn = 1
         self.watchdog = Watchdog(self.pager, lambda line: print(f"epcgroup: {line}", file=sys.stderr, flush=True))
         self._next_follow = self._next_watch = 0.0
         self._clients: dict[int, Client] = {}  # by socket
         self._by_area: dict[str, Client] = {}
-        self._by_uffd: dict[int, Area] = {}
         self._by_pidfd: dict[int, Client] = {}
-        self._ghosts: list[_Ghost] = []
+        self._ghosts: dict[int, _Ghost] = {}  # by pidfd, oldest first
+        self._ghost_uffds: dict[int, _Ghost] = {}
         self._recordings: list[Recording] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
         self._epoll = select.epoll()
@@ -139,8 +141,8 @@ class Daemon:
         for client in [*self._clients.values()]:
             self._end(client)
         self._release_ended()
-        while self._ghosts:
-            self._bury(self._ghosts[-1])
+        for ghost in [*self._ghosts.values()]:
+            self._bury(ghost)
         (self.directory / wire.SOCKET_NAME).unlink(missing_ok=True)
         self._server.close()
         self._epoll.close()
@@ -170,22 +172,19 @@ class Daemon:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
 
-    def turn(self, timeout: float | None = None) -> int:
-        """Wait for something (at most `timeout` seconds) and deal with it; the number of things there were."""
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait for something (at most `timeout` seconds) and deal with it."""
         self.turns += 1
         patience = self.faults.patience()
         if patience is not None:
             timeout = patience if timeout is None else min(timeout, patience)
         elif timeout is None and self._by_area:
             timeout = WATCH_SECONDS
-        ready = self._epoll.poll(timeout, 64)
+        ready = self.faults.wait(self._epoll.fileno(), timeout)
         self._look_around()
-        by_uffd = self._by_uffd
-        for fd, _ in ready:
-            area = by_uffd.get(fd)
-            if area is not None:
-                self.faults.hear(area)
-            elif fd in self._clients:
+        self.faults.hear()
+        for fd in ready:
+            if fd in self._clients:
                 self._hear(self._clients[fd])
             elif fd in self._by_pidfd:
                 self._end(self._by_pidfd[fd])
@@ -199,7 +198,6 @@ class Daemon:
         if self._ended:
             self._release_ended()
         self._audit()
-        return len(ready)
 
     # ---- clients -----------------------------------------------------------------------------------
 
@@ -356,7 +354,7 @@ class Daemon:
             raise OSError(errno.EINVAL, "attach: that is not the enclave's file")
         area.uffd, area.address = os.dup(fd), packet.a
         client.attached = True
-        self._by_uffd[area.uffd] = area
+        self.faults.attach(area)
         self._epoll.register(area.uffd, select.EPOLLIN)
 
     def _add(self, client: Client, first: int, count: int) -> int:
@@ -418,12 +416,14 @@ class Daemon:
                 area.watches[recording] = Watch(recording, self.pager, area).fault
             except Revoked:
                 self._revoke(client)
+        self.faults.set_watched(area)
 
     def _end_recording(self, client: Client, recording: Recording) -> int:
         client.recording = None
         self._recordings.remove(recording)
         for area in self.pager.areas.values():
             area.watches.pop(recording, None)
+            self.faults.set_watched(area)
         return recording.close()
 
     # ---- ends --------------------------------------------------------------------------------------
@@ -445,17 +445,16 @@ class Daemon:
             self.pager.empty(client.area)
 
     def _hear_ghost(self, fd: int) -> None:
-        """Whatever an ended enclave's mapping goes through: it need not wait for us."""
-        for ghost in self._ghosts:
-            if ghost.uffd != fd:
-                continue
+        """The process has exited; or its mapping goes through something, and need not wait for us."""
+        if fd in self._ghosts:
+            self._bury(self._ghosts[fd])
+        elif fd in self._ghost_uffds:
             try:
                 for event, a, _, _ in uffd.read_messages(fd):
                     if event == uffd.EVENT_FORK:
                         os.close(a & 0xFFFFFFFF)
             except OSError:  # EMFILE, and that will not change by asking again
-                self._bury(ghost)
-            return
+                self._bury(self._ghost_uffds[fd])
 
     def _release_ended(self) -> None:
         while self._ended:
@@ -486,16 +485,26 @@ class Daemon:
         self.pager.forget(area)
         self.faults.forget(area)
         if client.attached:
-            del self._by_uffd[area.uffd]
+            self.faults.detach(area)
         del self._by_area[area.id]
-        self._ghosts.append(_Ghost(area.pidfd, area.file, area.uffd, client.lifeline))
+        self._keep_ghost(_Ghost(area.pidfd, area.file, area.uffd, client.lifeline))
         client.area, client.attached = None, False
 
+    def _keep_ghost(self, ghost: _Ghost) -> None:
+        self._ghosts[ghost.pidfd] = ghost
+        if ghost.uffd >= 0:
+            self._ghost_uffds[ghost.uffd] = ghost
+        self._epoll.register(ghost.pidfd, select.EPOLLIN)
+        if len(self._ghosts) > MAX_GHOSTS:
+            self._bury(next(iter(self._ghosts.values())))
+
     def _bury(self, ghost: _Ghost) -> None:
-        self._ghosts.remove(ghost)
+        del self._ghosts[ghost.pidfd]
+        self._epoll.unregister(ghost.pidfd)
         if ghost.uffd >= 0:
             # The process's own copy keeps the description alive: epoll would not forget it by itself.
             self._epoll.unregister(ghost.uffd)
+            del self._ghost_uffds[ghost.uffd]
         ghost.close()
 
     def _count(self, client: Client) -> None:
@@ -513,9 +522,6 @@ class Daemon:
         if self.pool.used_pages() != self.pager.in_pool:
             explained = self._find_difference()
             assert not self.strict or explained or self.pool.used_pages() == self.pager.in_pool
-        gone = [ghost for ghost in self._ghosts if _has_exited(ghost.pidfd)] if self._ghosts else []
-        for ghost in gone or self._ghosts[:-MAX_GHOSTS]:
-            self._bury(ghost)
         if self.strict:
             self._assert_exact()
 
@@ -527,7 +533,7 @@ class Daemon:
                 found = True
                 self._revoke(client)
         self._release_ended()
-        for ghost in self._ghosts:
+        for ghost in self._ghosts.values():
             found = found or pages_of_file(ghost.file) > 0
             os.ftruncate(ghost.file, 0)
         return found
@@ -671,12 +677,6 @@ class Daemon:
             "groups": groups,
             "enclaves": enclaves,
         }
-
-
-def _has_exited(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _maps(pid: int, address: int, area: Area) -> bool:

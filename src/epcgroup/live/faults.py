@@ -8,7 +8,7 @@ no room yet is repeated, as a processor does, for as long as it takes. An area t
 import os
 from collections.abc import Callable
 
-from epcgroup.live import uffd
+from epcgroup.live import batch, uffd
 from epcgroup.live.pager import HIDDEN, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
 from epcgroup.machine import TP_AGE, TP_ELDU, TP_EWB, TP_OOM, Machine
 from epcgroup.units import PAGE_SIZE
@@ -28,16 +28,55 @@ class Faults:
         self._revoke = revoke
         self._late: list[tuple[Area, uffd.Message]] = []  # heard while something else was done
         self._ksgxd_runs = False
+        self.soft_a_turn = batch.SOFT  # so many faults that only map a page again make a turn
+        self._ears = batch.Ears()
+        self._areas: dict[int, Area] = {}  # by slot of the ears
+        self._heard: list[list[int]] = []
+        self._mapped_again: list[list[int]] = []
         pager.drain_events = self._listen_to
 
     # ---- a turn ------------------------------------------------------------------------------------
 
-    def hear(self, area: Area) -> None:
-        """An area's userfaultfd has something to say."""
-        if area.ended:
-            return
-        for message in self._read(area):
-            self._message(area, message)
+    def attach(self, area: Area) -> None:
+        """Listen to an area's userfaultfd, which is in the epoll from now on."""
+        self._areas[self._ears.add(area.uffd, area.address, area.state_address)] = area
+        self.set_watched(area)
+
+    def set_watched(self, area: Area) -> None:
+        """The area's watches have changed. Where there are any, each fault is theirs first."""
+        if area.uffd >= 0:
+            self._ears.set_pages(area.uffd, 0 if area.watches else area.nr_pages)
+
+    def detach(self, area: Area) -> None:
+        del self._areas[self._ears.remove(area.uffd)]
+
+    def wait(self, epoll: int, timeout: float | None) -> list[int]:
+        """Wait for something, at most `timeout` seconds; the ready descriptors that are not an area's. What areas have
+        to say is for `hear`, but faults that only map a page again have been served."""
+        self._heard, self._mapped_again, others = self._ears.wait(epoll, timeout, self.soft_a_turn)
+        return others
+
+    def hear(self) -> None:
+        """Deal with what areas had to say."""
+        if self._mapped_again:
+            self._tell_touches()
+        for slot, event, a, b, c in self._heard:
+            area = self._areas[slot]
+            if event:
+                self._message(area, (event, a, b, c))
+            else:  # its events cannot be read: EMFILE, what it forks with the mapping has no descriptor here
+                self._revoke(area)
+
+    def _tell_touches(self) -> None:
+        """Tell the machine of the pages that were mapped again, before it decides anything."""
+        pages: dict[int, list[int]] = {}
+        for slot, page in self._mapped_again:
+            pages.setdefault(slot, []).append(page)
+        for slot, touched in pages.items():
+            area = self._areas[slot]
+            area.counters["soft_faults"] += len(touched)
+            area.last_fault = (uffd.EVENT_FAULT, 0, area.at(touched[0]), 0)
+            self.machine.touch(area.id, touched)
 
     def turn(self) -> None:
         """What is left to do when everybody has been heard."""
@@ -47,8 +86,12 @@ class Faults:
             waiting, self.waiting = self.waiting, []
             for area, page in waiting:
                 if not area.ended and area.state[page] in (NEW, SEALED):
-                    self._serve(area, page, 0)
+                    self._try_again(area, page)
         self._background()
+        if self.pager.put_off:
+            self._put_back()
+
+    def _put_back(self) -> None:
         for area, page in [*self.pager.put_off]:
             try:
                 if not area.ended:
@@ -81,6 +124,12 @@ class Faults:
 
     # ---- a fault -----------------------------------------------------------------------------------
 
+    def _try_again(self, area: Area, page: int) -> None:
+        try:
+            self._fault(area, page, 0)
+        except Revoked:
+            self._revoke(area)
+
     def _listen_to(self, area: Area) -> None:
         """Read an area's events while something is being done for it; faults are dealt with later in the turn."""
         self._late.extend((area, message) for message in self._read(area))
@@ -104,17 +153,13 @@ class Faults:
             self._revoke(area)
             return
         area.last_fault = message
-        self._serve(area, (b - area.address) // PAGE_SIZE, a, new=True)
-
-    def _serve(self, area: Area, page: int, flags: int, *, new: bool = False) -> None:
-        """`new`: just heard, not one that has waited."""
+        page = (b - area.address) // PAGE_SIZE
         try:
             if not 0 <= page < area.nr_pages:
                 raise Revoked("a fault outside")
-            if new:
-                for watch in area.watches.values():
-                    watch(page)
-            self._fault(area, page, flags)
+            for watch in area.watches.values():
+                watch(page)
+            self._fault(area, page, a)
         except Revoked:
             self._revoke(area)
 

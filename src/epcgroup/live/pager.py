@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from epcgroup.live import uffd
+from epcgroup.live import batch, uffd
 from epcgroup.live.pool import Pool
 from epcgroup.live.store import SealError, Store
 from epcgroup.live.uffd import Message
@@ -32,6 +33,7 @@ IN_POOL = (MAPPED, UNMAPPED)
 
 _PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
 _PER_CALL = 512  # runs unmapped by one process_madvise
+_AT_ONCE = 64  # pages written out by one go
 _GONE = (errno.ESRCH, errno.EBADF)  # the client's address space has ended
 
 COUNTERS = ("loads", "write_outs", "added", "soft_faults", "unmapped", "seal_failures", "poisoned", "stale_events")
@@ -59,7 +61,8 @@ class Area:
 
     def __post_init__(self) -> None:
         # Indexed a page at a time, which an array would take long for; its memory comes when it is written to.
-        self.state = np.zeros(self.nr_pages, np.uint8).data
+        states = np.zeros(self.nr_pages, np.uint8)
+        self.state, self.state_address = states.data, states.ctypes.data
         self.staged: dict[int, bytes] = {}
         self.in_pool = 0  # pages of state IN_POOL
         self.nr_poisoned = 0
@@ -68,6 +71,9 @@ class Area:
 
     def at(self, page: int) -> int:
         return self.address + page * PAGE_SIZE
+
+    def stage(self, page: int, data: memoryview) -> None:
+        self.staged[page] = bytes(data)
 
 
 class Pager:
@@ -80,6 +86,7 @@ class Pager:
         self.in_pool = 0  # pages of all areas
         self.put_off: set[tuple[Area, int]] = set()  # staged pages whose copy the kernel has put off
         self.drain_events: Callable[[Area], None] = lambda area: None
+        self._out = np.empty(_AT_ONCE * PAGE_SIZE, np.uint8)  # what is being written out
         self._page = memoryview(mmap.mmap(-1, PAGE_SIZE))  # what is copied from
         self._source = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         self._zeros = bytes(PAGE_SIZE)
@@ -107,31 +114,32 @@ class Pager:
                 else:
                     assert state[page] == POISONED, f"write out of a page in state {state[page]}"
 
-    def _take_out(self, area: Area, pages: list[int], keep: Callable[[int, bytes], None], state: int) -> None:
+    def _take_out(self, area: Area, pages: list[int], keep: Callable[[int, memoryview], None], state: int) -> None:
         """Take pages that are in the pool out of it, into `state`; `keep` gets each page and its content."""
-        for page, count in _runs(pages):
-            offset, length = page * PAGE_SIZE, count * PAGE_SIZE
-            self._protect(area, offset, length)
+        pages = sorted(pages)
+        for first in range(0, len(pages), _AT_ONCE):
+            some = pages[first : first + _AT_ONCE]
+            numbers = np.array(some, np.int64)
+            self._protect(area, numbers)
             # Never through a mapping: that would keep PAGEOUT from unmapping, and allocate pages in holes.
-            data = os.pread(area.file, length, offset)
-            uffd.punch_hole(area.file, offset, length)
-            area.in_pool -= count
-            self.in_pool -= count
-            for i in range(count):
-                keep(page + i, data[i * PAGE_SIZE : (i + 1) * PAGE_SIZE].ljust(PAGE_SIZE, b"\0"))
-                area.state[page + i] = state
+            _check(batch.read(area.file, numbers, self._out))
+            _check(batch.punch(area.file, numbers))
+            area.in_pool -= len(some)
+            self.in_pool -= len(some)
+            content = self._out.data
+            for i, page in enumerate(some):
+                keep(page, content[i * PAGE_SIZE : (i + 1) * PAGE_SIZE])
+                area.state[page] = state
 
-    def _protect(self, area: Area, offset: int, length: int) -> None:
+    def _protect(self, area: Area, pages: npt.NDArray[np.int64]) -> None:
         for _ in range(_PATIENCE):
-            try:
-                uffd.write_protect(area.uffd, area.address + offset, length)
+            done, error = batch.write_protect(area.uffd, area.address, pages)
+            if error == 0:
                 return
-            except OSError as error:
-                if error.errno in _GONE:
-                    return  # no address space, no writer
-                if error.errno != errno.EAGAIN:
-                    raise Revoked(f"write-protect: {error.strerror}") from error
+            if error != errno.EAGAIN:
+                raise Revoked(f"write-protect: {os.strerror(error)}")
             # The client is inside munmap or mremap and goes on when its event has been read.
+            pages = pages[done:]
             self.drain_events(area)
             os.sched_yield()
         raise Revoked("its mapping keeps changing")
@@ -191,7 +199,7 @@ class Pager:
         """Clear the accessed bits of mapped pages: the next touch of each is a fault."""
         area.counters["unmapped"] += len(pages)
         if not self.pageout:
-            self._take_out(area, pages, area.staged.__setitem__, STAGED)
+            self._take_out(area, pages, area.stage, STAGED)
             return
         ranges = [(area.at(page), count * PAGE_SIZE) for page, count in _runs(pages)]
         for i in range(0, len(ranges), _PER_CALL):
@@ -207,7 +215,7 @@ class Pager:
         """Copy a page out without clearing its accessed bit; nothing to do where it is not in the pool."""
         state = area.state[page]
         if state in IN_POOL:
-            self._take_out(area, [page], area.staged.__setitem__, HIDDEN if state == MAPPED else STAGED)
+            self._take_out(area, [page], area.stage, HIDDEN if state == MAPPED else STAGED)
             area.hides = True
 
     def clear_hidden(self, area: Area, pages: list[int]) -> None:
@@ -291,6 +299,11 @@ class Pager:
             with contextlib.suppress(OSError):
                 uffd.unregister(area.uffd, area.address, area.nr_pages * PAGE_SIZE)
         del self.areas[area.id]
+
+
+def _check(number: int) -> None:
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def _runs(pages: list[int]) -> list[tuple[int, int]]:

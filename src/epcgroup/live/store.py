@@ -30,7 +30,7 @@ class Store:
         self._versions: dict[int, int] = {}
         self._next_version = 1
 
-    def seal(self, page: int, data: bytes) -> None:
+    def seal(self, page: int, data: bytes | memoryview) -> None:
         version = self._next_version
         self._next_version += 1
         self._versions[page] = version
