@@ -19,7 +19,7 @@ from epcgroup.units import parse_bytes
 # Up to 128 pages series v17 does not reclaim ahead of a limit, and then a fault in a new page that needs a VA page too
 # can be refused for ever, with one page to go.
 LEAST = 1 << 20
-MOST_HEAP = 1 << 36  # the largest enclave
+LEAST_HEAP, MOST_HEAP = 1 << 20, 1 << 36  # the latter is the largest enclave
 
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> int:
     if limit is not None and limit < LEAST:
         raise InputError(f"{args.epc} is too little to run numpy in; the least is 1Mi", where="--epc")
     heap = parse_bytes(args.heap, where="--heap")
-    if not 0 < heap <= MOST_HEAP:
-        raise InputError(f"{args.heap} is not between 1 byte and 64Gi", where="--heap")
+    if not LEAST_HEAP <= heap <= MOST_HEAP:
+        raise InputError(f"{args.heap} is not between 1Mi and 64Gi", where="--heap")
     path = os.pathsep.join([startup.__path__[0], *filter(None, [os.environ.get("PYTHONPATH")])])
     with command.limited_group(args, "python") as group:
         status = command.run(

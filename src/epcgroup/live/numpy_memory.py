@@ -50,23 +50,22 @@ _python.PyCapsule_SetPointer.argtypes = (ctypes.py_object, ctypes.c_void_p)
 keep_for_ever(_CAPSULE_NAME)
 
 
-def _numpy_table() -> "ctypes._Pointer[ctypes.c_void_p]":
-    """numpy's table of C functions; InputError when it has no data allocators as they are known here."""
+def _numpy_functions() -> tuple[int, object]:
+    """PyDataMem_SetHandler, and the capsule with the handler that numpy uses wherever none was set; InputError."""
     try:
         capsule = importlib.import_module("numpy._core._multiarray_umath")._ARRAY_API
     except (ImportError, AttributeError):
         raise InputError(f"numpy {np.__version__} has no C-API table where numpy 2 has it; numpy 2 is needed") from None
     table = ctypes.cast(_python.PyCapsule_GetPointer(capsule, None), ctypes.POINTER(ctypes.c_void_p))
-    default = _Handler.from_address(_python.PyCapsule_GetPointer(_default_handler(table), _CAPSULE_NAME.value))
-    if default.version != _VERSION:
-        raise InputError(f"numpy {np.__version__} has data allocators of version {default.version}, not {_VERSION}")
-    return table
+    default: object = ctypes.cast(table[_DEFAULT_HANDLER], ctypes.POINTER(ctypes.py_object))[0]
+    version = _handler_in(default).version
+    if version != _VERSION:
+        raise InputError(f"numpy {np.__version__} has data allocators of version {version}, not {_VERSION}")
+    return int(table[_SET_HANDLER]), default
 
 
-def _default_handler(table: "ctypes._Pointer[ctypes.c_void_p]") -> object:
-    """The capsule by which numpy finds the allocator wherever none was set."""
-    found: object = ctypes.cast(table[_DEFAULT_HANDLER], ctypes.POINTER(ctypes.py_object))[0]
-    return found
+def _handler_in(capsule: object) -> _Handler:
+    return _Handler.from_address(_python.PyCapsule_GetPointer(capsule, _CAPSULE_NAME.value))
 
 
 def _new_handler(enclave: Enclave) -> _Handler:
@@ -84,7 +83,8 @@ def _new_handler(enclave: Enclave) -> _Handler:
 def arrays_in(enclave: Enclave) -> Iterator[None]:
     """New arrays of this thread (this context, contextvars) are in the enclave. Its memory is all theirs: use no part
     of it otherwise, nor enter twice. Arrays may outlive the block, but must not be used after the enclave's end."""
-    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(_numpy_table()[_SET_HANDLER])
+    address, _ = _numpy_functions()
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(address)
     handler = _new_handler(enclave)
     before = set_handler(_python.PyCapsule_New(ctypes.addressof(handler), ctypes.addressof(_CAPSULE_NAME), None))
     try:
@@ -94,7 +94,9 @@ def arrays_in(enclave: Enclave) -> Iterator[None]:
 
 
 def put_all_arrays_in(enclave: Enclave) -> None:
-    """New arrays of all threads are in the enclave, from now to the end of the process."""
-    default = _default_handler(_numpy_table())
+    """New arrays of all threads are in the enclave, from now to the process's end. RuntimeError at a second call."""
+    _, default = _numpy_functions()
+    if _handler_in(default).name != b"default_allocator":
+        raise RuntimeError("numpy's default allocator has been replaced already")
     # What stands in the capsule is what every thread and every array made so far will use: free knows the latter.
     _python.PyCapsule_SetPointer(default, ctypes.addressof(_new_handler(enclave)))
