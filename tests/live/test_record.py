@@ -166,6 +166,36 @@ def test_a_recording_changes_nothing_about_what_is_paged(live: Boot) -> None:
     assert all(run == runs[0] for run in runs[1:])
 
 
+@pytest.mark.parametrize("pageout", [True, False], ids=["pageout", "copy-out"])
+def test_no_write_of_a_thread_is_lost_when_every_switch_is_recorded(live: Boot, pageout: bool) -> None:
+    """Three threads count in the same pages, each in words of its own, more pages than the limit."""
+    node = live(256, pageout=pageout)
+    node.limit("/g", 32)
+    recorder = Recorder(node, node.path("/g"), window=8)
+    client = node.client(
+        """
+import numpy as np
+with Enclave(64 * PAGE) as enclave:
+    words = np.frombuffer(enclave.memory, np.int64).reshape(64, 512)
+    def work(n):
+        rng = random.Random(n)
+        for _ in range(700):
+            mine = words[rng.randrange(64), n::3]
+            np.add(mine, 1, out=mine)
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    say(*(int(words[:, n].sum()) for n in range(3)))
+    del words
+""",
+        group="/g",
+    )
+    assert client.line() == "700 700 700"
+    assert client.ended() == 0
+    assert len(recorder.end()) > 1000
+    assert node.counters("/g")["loads"] > 0
+
+
 def test_only_the_group_and_those_below_it_are_recorded_each_enclave_by_its_number(live: Boot) -> None:
     node = live(256)
     recorder = Recorder(node, node.path("/g"), window=2)
@@ -372,6 +402,16 @@ def test_what_cannot_be_recorded_is_said_before_anything_runs(
     assert refused.stderr.startswith(f"epcgroup: {what}")
     assert refused.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_that_dies_leaves_no_trace_and_is_said_in_one_line(directory: Path, tmp_path: Path) -> None:
+    assert command(directory, "up", "--epc", "1Mi").returncode == 0
+    pid = json.loads(command(directory, "status", "--json").stdout)["pid"]
+    done = command(directory, "record", "-o", str(tmp_path / "x.csv"), "--", "kill", "-9", str(pid))
+    assert done.returncode == 2
+    assert done.stderr.startswith("epcgroup: the recording is not whole: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_a_command_that_touches_no_enclave_memory_leaves_no_trace(directory: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from epcgroup.errors import InputError
 from epcgroup.sim import tracefile
-from epcgroup.sim.tracefile import PageTrace, read_trace, write_trace
+from epcgroup.sim.tracefile import PageTrace, check_writable, read_trace, trace_of, write_trace
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "traces"
 
@@ -403,3 +403,25 @@ def test_writing_to_an_unknown_suffix_or_a_missing_directory_is_answered_in_one_
         write_trace(tmp_path / "t.txt", trace)
     with pytest.raises(InputError, match=r"no/t\.csv: cannot be written \(No such file or directory\)$"):
         write_trace(tmp_path / "no" / "t.csv", trace)
+
+
+def test_what_cannot_be_written_is_known_before_there_is_a_trace(tmp_path: Path) -> None:
+    check_writable(tmp_path / "t.csv.xz")
+    for name, what in (("t.txt", "no trace is written with suffix"), ("no/t.csv", "cannot be written")):
+        with pytest.raises(InputError, match=what):
+            check_writable(tmp_path / name)
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(InputError, match=r"d\.csv: cannot be written$"):
+        check_writable(tmp_path / "d.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
+
+
+def test_a_trace_of_page_numbers_in_memory_joins_consecutive_ones_of_a_thread(tmp_path: Path) -> None:
+    pages = np.array([7, 7, 9, 7, 9, 9], np.uint64)
+    assert events(trace_of(pages, "memory")) == [(7, 2), (9, 1), (7, 1), (9, 2)]
+    threads = np.array([0, 0, 1, 0, 1, 1], np.uint64)
+    trace = trace_of(pages, "memory", threads)
+    assert events(trace) == [(7, 3), (9, 3)]
+    assert trace.threads is not None and trace.threads.tolist() == [0, 1]
+    write_trace(tmp_path / "t.csv", trace)
+    assert events(read_trace(tmp_path / "t.csv")) == events(trace)
