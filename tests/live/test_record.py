@@ -389,6 +389,7 @@ def test_pages_of_several_enclaves_stand_one_behind_the_other_with_a_thread_each
         (["-o", "x.bin", "--", "true"], "x.bin: no trace is written with suffix '.bin'; allowed: epctrace, csv, "),
         (["-o", "nowhere/x.csv", "--", "true"], "nowhere/x.csv: cannot be written\n"),
         (["-o", "x.csv", "--every-switch=1", "--", "true"], '--every-switch: "1" is not a number of pages from 2 to '),
+        (["-o", "x.csv", "--every-switch", "true"], '--every-switch: "true" is not a number of pages from 2 to '),
         (["-o", "x.csv"], "no command; epcgroup record --epc 8Mi -- COMMAND ...\n"),
         (["--", "true"], "the following arguments are required: -o/--output (see epcgroup record --help)\n"),
     ],

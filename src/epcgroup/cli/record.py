@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _window(text: str) -> int:
-    if not text.isdecimal() or not LEAST_WINDOW <= int(text) <= MOST_WINDOW:
+    if not (text.isdecimal() and len(text) < 8) or not LEAST_WINDOW <= int(text) <= MOST_WINDOW:
         raise InputError(
             f'"{text}" is not a number of pages from {LEAST_WINDOW} to {MOST_WINDOW}', where="--every-switch"
         )
