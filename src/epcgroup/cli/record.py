@@ -36,8 +36,8 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    words = command.words_of(args, "record")
     window = 0 if args.every_switch is None else _window(args.every_switch)
+    words = command.words_of(args, "record")
     check_writable(args.output)
     with command.limited_group(args, "record") as group, tempfile.TemporaryFile(dir=Path(args.output).parent) as file:
         with daemon.connect(args.directory) as peer:
