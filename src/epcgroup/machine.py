@@ -964,6 +964,11 @@ class Machine:
         """misc.events of a cgroup as a number."""
         return int(self.k.cgroups[self._cgroup(path)].events)
 
+    @property
+    def refusals(self) -> int:
+        """Charges refused anywhere since boot."""
+        return int(self.k.counters[structs.C_REFUSED])
+
     def was_killed(self, id: str) -> bool:
         """v2: the OOM path has zapped the enclave of process `id`."""
         return bool(self._encl(self._task(id)).flags & structs.E_OOM)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import transcripts
-from transcripts import Difference, Exception_, Target, TreeTarget
+from mounted import lacking
+from transcripts import AloneTarget, Difference, Exception_, Target, TreeTarget
 
 SAMPLE = transcripts.read_transcript(transcripts.SAMPLE)
 WHOLE = transcripts.read_transcript(transcripts.WHOLE) if transcripts.WHOLE.exists() else {}
-TARGETS: dict[str, Callable[[], Target]] = {"tree": TreeTarget}
+TARGETS: dict[str, Callable[[], Target]] = {"tree": TreeTarget, "alone": AloneTarget}
 
 
 def differences(lines: list[transcripts.Line], target: Target, used: set[Exception_]) -> Iterator[Difference]:
@@ -23,9 +24,17 @@ def test_the_tree_without_a_mount_answers_the_sample_as_linux_did(scenario: str)
     assert [*differences(SAMPLE[scenario], TreeTarget(), set())] == []
 
 
+@pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+@pytest.mark.parametrize("scenario", SAMPLE)
+def test_the_mounted_tree_answers_the_sample_as_linux_did(scenario: str) -> None:
+    assert [*differences(SAMPLE[scenario], AloneTarget(), set())] == []
+
+
 @pytest.mark.skipif(not WHOLE, reason="the whole transcript is not here (../shared/data)")
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_misc_line_is_answered_as_linux_did_and_no_exception_is_idle(name: str) -> None:
+    if name == "alone" and lacking() is not None:
+        pytest.skip(str(lacking()))
     used: set[Exception_] = set()
     found = []
     for lines in WHOLE.values():

@@ -4,19 +4,31 @@ A transcript is JSON lines: an operation, its result or errno, and the misc.* fi
 where they are as before). `replay` yields what differs, less what docs/reference/files-exceptions.md excepts.
 """
 
+import contextlib
+import ctypes
+import errno
+import fcntl
 import fnmatch
 import json
 import lzma
+import mmap
 import os
 import re
 import select
 import signal
+import stat
+import struct
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from epcgroup.cgroupfs import fuse
+from epcgroup.cgroupfs.control import Control
 from epcgroup.cgroupfs.controller import Machines
 from epcgroup.cgroupfs.tree import Caller, File, Open, Tree
 from epcgroup.machine import Machine, Section
@@ -49,7 +61,7 @@ def read_transcript(file: Path) -> dict[str, list[Line]]:
 class Exception_(NamedTuple):
     """A row of the document: which lines, against what, and what of them is not compared."""
 
-    lines: str  # a pattern of "ID OP", `*` for anything
+    lines: str  # a pattern of "ID OP ARGUMENTS", `*` for anything
     targets: frozenset[str]
     what: str  # "result", "after", a key of the result, or "other files"
 
@@ -75,7 +87,7 @@ def replay(lines: list[Line], target: "Target", used: set[Exception_]) -> Iterat
     """What differs and is not excepted; the exceptions that were needed go into `used`."""
     exceptions = [each for each in read_exceptions() if target.name in each.targets]
     for line in lines:
-        name = f"{line['id']} {line['op']}"
+        name = f"{line['id']} {line['op']} {json.dumps(line['args'])}"
         rows = [each for each in exceptions if fnmatch.fnmatchcase(name, each.lines)]
         number, result = target.run(line)
         found: dict[str, tuple[Any, Any]] = {}
@@ -135,15 +147,12 @@ class Target:
     name = ""
 
     def __init__(self) -> None:
-        self.machines = boot()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.charges: dict[str, tuple[str, int]] = {}
         self.uids: dict[str, int] = {}
 
     def run(self, line: Line) -> tuple[str | None, Any]:
         """(errno or None, result)."""
-        import errno
-
         method: Callable[[Line], Any] | None = getattr(self, line["op"].replace(":", "_"), None)
         if method is None:
             return None, f"{self.name} has no {line['op']}"
@@ -177,7 +186,7 @@ class Target:
     def close_all(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
 
 
 def boot() -> Machines:
@@ -195,6 +204,7 @@ class TreeTarget(Target):
 
     def __init__(self) -> None:
         super().__init__()
+        self.machines = boot()
         self.tree = Tree(self.machines, CONTROLLERS)
         self.handles: dict[str, Open] = {}
 
@@ -364,3 +374,342 @@ class TreeTarget(Target):
 
 
 CHANGED = POLL["POLLPRI"] | POLL["POLLERR"]
+
+
+# What a process of a transcript does when told: one line of JSON in, one out.
+AGENT = """
+import json, os, sys
+for line in sys.stdin:
+    op, *args = json.loads(line)
+    try:
+        if op == "setuid":
+            os.setgroups([]); os.setgid(args[0]); os.setuid(args[0]); result = 0
+        else:
+            fd = os.open(args[0], os.O_RDONLY if op == "open_setuid_read" else os.O_WRONLY)
+            try:
+                if op.startswith("open_setuid"):
+                    os.setgroups([]); os.setgid(args[1]); os.setuid(args[1])
+                result = os.read(fd, 4096).decode() if op == "open_setuid_read" else os.write(fd, args[-1].encode())
+            finally:
+                os.close(fd)
+        print(json.dumps([0, result]), flush=True)
+    except OSError as error:
+        print(json.dumps([error.errno, None]), flush=True)
+"""
+
+
+def serve(mount: Path, say: int, err: int) -> None:
+    """A server with the recording kernel's two resources, in a fork."""
+    os.dup2(err, 2)
+    sys.stderr = os.fdopen(2, "w")
+    machines = boot()
+    tree = Tree(machines, CONTROLLERS)
+    Control(tree, machines)
+    fuse.serve(tree, mount, lambda: print("ready", file=os.fdopen(say, "w"), flush=True))
+    sys.stderr.flush()
+
+
+IN = {
+    "IN_MODIFY": 0x2, "IN_ATTRIB": 0x4, "IN_CLOSE_WRITE": 0x8, "IN_MOVED_TO": 0x80, "IN_CREATE": 0x100,
+    "IN_DELETE": 0x200, "IN_DELETE_SELF": 0x400, "IN_IGNORED": 0x8000, "IN_ISDIR": 0x40000000,
+}  # fmt: skip
+PATIENCE = 20.0  # seconds; only a failing test waits so long
+
+
+class AloneTarget(Target):
+    """The tree mounted by FUSE, by system calls."""
+
+    name = "alone"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(prefix="epcgroup-test-")
+        self.mount = Path(self.folder.name)
+        self.mount.chmod(0o755)
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close_all
+        said, say = os.pipe()
+        self.server = os.fork()
+        if self.server == 0:
+            os.close(said)
+            try:
+                serve(self.mount, say, self.errors.fileno())
+            finally:
+                os._exit(0)
+        os.close(say)
+        with os.fdopen(said) as pipe:
+            assert pipe.read() == "ready\n"
+        self.fds: dict[str, int] = {}
+        self.names: dict[str, str] = {}
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.inotify = -1
+        self.watches: dict[int, str] = {}
+
+    def close_all(self) -> None:
+        super().close_all()
+        for fd in [*self.fds.values(), *([self.inotify] if self.inotify >= 0 else [])]:
+            os.close(fd)
+        os.kill(self.server, signal.SIGTERM)
+        os.waitpid(self.server, 0)
+        self.folder.cleanup()
+        with self.errors:
+            self.errors.seek(0)
+            assert self.errors.read() == b""
+
+    def run(self, line: Line) -> tuple[str | None, Any]:
+        uid = line.get("uid", 0)
+        groups = os.getgroups()
+        if uid:
+            os.setgroups([])
+            os.setegid(uid)
+            os.seteuid(uid)
+        try:
+            return super().run(line)
+        finally:
+            if uid:
+                os.seteuid(0)
+                os.setegid(0)
+                os.setgroups(groups)
+
+    def path(self, line: Line) -> str:
+        return str(self.mount / line["path"])
+
+    def fd(self, line: Line) -> int:
+        return self.fds.get(line["path"], -1)
+
+    def after(self, core: bool) -> Line:
+        return {
+            str(folder.relative_to(self.mount)).replace(".", "/", folder == self.mount): {
+                name: self.with_names((folder / name).read_text())
+                for name in os.listdir(folder)  # noqa: PTH208
+                if (name in CORE_FILES[folder == self.mount :] if core else name.startswith("misc."))
+            }
+            for folder in [self.mount, *(path for path in self.mount.rglob("*") if path.is_dir())]
+        }
+
+    def open(self, line: Line) -> str:
+        old = self.fds.pop(line["args"]["handle"], None)
+        if old is not None:
+            os.close(old)
+        self.fds[line["args"]["handle"]] = os.open(self.path(line), flags_of(line["args"]["flags"]))
+        return "ok"
+
+    def close(self, line: Line) -> int:
+        os.close(self.fds.pop(line["path"], -1))
+        return 0
+
+    def read(self, line: Line) -> str:
+        return self.with_names(os.read(self.fd(line), line["args"]["count"]).decode("latin-1"))
+
+    def pread(self, line: Line) -> str:
+        return os.pread(self.fd(line), line["args"]["count"], line["args"]["offset"]).decode("latin-1")
+
+    def write(self, line: Line) -> int:
+        data = data_of(line["args"])
+        done = os.write(self.fd(line), sent := self.with_pids(data))
+        return done - len(sent) + len(data)
+
+    def pwrite(self, line: Line) -> int:
+        return os.pwrite(self.fd(line), data_of(line["args"]), line["args"]["offset"])
+
+    def writev(self, line: Line) -> int:
+        return os.writev(self.fd(line), [part.encode("latin-1") for part in line["args"]["data"]])
+
+    def lseek(self, line: Line) -> int:
+        return os.lseek(self.fd(line), line["args"]["offset"], getattr(os, line["args"]["whence"]))
+
+    @contextlib.contextmanager
+    def opened(self, line: Line, flags: int) -> Iterator[int]:
+        fd = os.open(self.path(line), flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def write_file(self, line: Line) -> int:
+        data = data_of(line["args"])
+        with self.opened(line, os.O_WRONLY) as fd:
+            done = os.write(fd, sent := self.with_pids(data))
+        return done - len(sent) + len(data)
+
+    def read_file(self, line: Line) -> str:
+        with self.opened(line, os.O_RDONLY) as fd:
+            return self.with_names(os.read(fd, 1 << 16).decode("latin-1"))
+
+    def mkdir(self, line: Line) -> int:
+        os.mkdir(self.path(line), int(line["args"]["mode"], 8))  # noqa: PTH102
+        return 0
+
+    def rmdir(self, line: Line) -> int:
+        os.rmdir(self.path(line))  # noqa: PTH106
+        return 0
+
+    def listdir(self, line: Line) -> list[str]:
+        return sorted(os.listdir(self.path(line)))  # noqa: PTH208
+
+    def stat(self, line: Line) -> Line:
+        found = os.stat(self.path(line))  # noqa: PTH116
+        return {
+            "type": "dir" if stat.S_ISDIR(found.st_mode) else "file",
+            "mode": oct(found.st_mode & 0o7777),
+            **{name: getattr(found, f"st_{name}") for name in ("uid", "gid", "nlink", "size", "blocks", "blksize")},
+        }
+
+    def chmod(self, line: Line) -> int:
+        os.chmod(self.path(line), int(line["args"]["mode"], 8))  # noqa: PTH101
+        return 0
+
+    def chown(self, line: Line) -> int:
+        os.chown(self.path(line), line["args"]["uid"], line["args"]["gid"])
+        return 0
+
+    def access(self, line: Line) -> bool:
+        return os.access(self.path(line), os.W_OK, effective_ids=True)
+
+    def truncate(self, line: Line) -> int:
+        os.truncate(self.path(line), line["args"]["length"])
+        return 0
+
+    def mmap(self, line: Line) -> str:
+        with self.opened(line, os.O_RDONLY) as fd:
+            mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ).close()
+        return "ok"
+
+    def fsync(self, line: Line) -> int:
+        with self.opened(line, os.O_RDWR) as fd:
+            os.fsync(fd)
+        return 0
+
+    def flock(self, line: Line) -> int:
+        with self.opened(line, os.O_RDONLY) as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return 0
+
+    def ioctl(self, line: Line) -> int:
+        with self.opened(line, os.O_RDONLY) as fd:
+            return len(fcntl.ioctl(fd, int(line["args"]["request"].split()[0], 0), bytes(64)))
+
+    def getxattr(self, line: Line) -> str:
+        return os.getxattr(self.path(line), line["args"]["name"]).decode()
+
+    def setxattr(self, line: Line) -> int:
+        os.setxattr(self.path(line), line["args"]["name"], line["args"]["value"].encode())
+        return 0
+
+    def listxattr(self, line: Line) -> list[str]:
+        return sorted(os.listxattr(self.path(line)))
+
+    def poll(self, line: Line) -> str:
+        poll = select.poll()
+        poll.register(self.fd(line), mask_of(line["args"]["events"]))
+        found = poll.poll(line["args"]["timeout_ms"])
+        return mask_text(found[0][1] if found else 0)
+
+    def epoll(self, line: Line) -> str:
+        with select.epoll() as epoll:
+            epoll.register(self.fd(line), mask_of(line["args"]["events"]))
+            found = epoll.poll(0)
+        return mask_text(found[0][1] if found else 0)
+
+    def select(self, line: Line) -> list[int]:
+        fd = self.fd(line)
+        readable, _, exceptional = select.select([fd], [], [fd], 0)
+        return [len(readable), 0, len(exceptional)]
+
+    def control(self, text: str) -> None:
+        fd = os.open(self.mount / "epcgroup.control", os.O_WRONLY)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def charge(self, line: Line) -> str:
+        args = line["args"]
+        name = f"{args['as']}.{time.monotonic_ns()}"
+        self.control(f"charge {name} /{line['path']} {args['amount']} {args['resource']}")
+        self.names[args["as"]] = name
+        return "ok"
+
+    def charge_burst(self, line: Line) -> str:
+        args = {**line["args"], "as": "burst"}
+        failed = sum(self.run({"op": "charge", "path": line["path"], "args": args})[0] is not None
+                     for _ in range(args["times"]))  # fmt: skip
+        return f"{failed} failed"
+
+    def uncharge(self, line: Line) -> int:
+        self.control(f"uncharge {self.names[line['args']['charge']]} {line['args']['amount']}")
+        return 0
+
+    def set_capacity(self, line: Line) -> int:
+        self.control(f"capacity {line['args']['amount']} {line['args']['resource']}")
+        return 0
+
+    def poll_wait(self, line: Line) -> Line:
+        """A poll that waits while a charge fails."""
+        os.pread(self.fd(line), 4096, 0)
+        poll = select.poll()
+        poll.register(self.fd(line), mask_of(line["args"]["events"]))
+        waited = not poll.poll(0)
+        fail = {"op": "charge", "path": "a", "args": {"resource": "sgx_epc", "amount": 8192, "as": "-"}}
+        later = threading.Timer(0.2, self.run, [fail])
+        later.start()
+        found = poll.poll(PATIENCE * 1000)
+        later.join()
+        return {"revents": mask_text(found[0][1] if found else 0), "woke_while_waiting": waited}
+
+    def inotify_add_watch(self, line: Line) -> str:
+        if self.inotify < 0:
+            self.inotify = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        mask = sum(IN[name] for name in line["args"]["mask"].split("|"))
+        number = self.libc.inotify_add_watch(self.inotify, self.path(line).encode(), mask)
+        if number < 0:
+            raise OSError(ctypes.get_errno(), "inotify_add_watch")
+        self.watches[number] = line["path"]
+        return "ok"
+
+    def inotify_read(self, line: Line) -> list[Line]:
+        """Until there is as much as the transcript has; then a moment more."""
+        found: list[Line] = []
+        deadline = time.monotonic() + PATIENCE / 10
+        poll = select.poll()
+        poll.register(self.inotify, select.POLLIN)
+        while time.monotonic() < deadline and poll.poll(50 if len(found) >= len(line["result"]) else 500):
+            data = os.read(self.inotify, 1 << 16)
+            while data:
+                number, mask, _, length = struct.unpack_from("iIII", data)
+                name = data[16 : 16 + length].rstrip(b"\0").decode()
+                data = data[16 + length :]
+                masks = "|".join(each for each, bit in IN.items() if mask & bit)
+                found.append({"watch": self.watches[number], "mask": masks, "name": name})
+        return found
+
+    def spawn(self, line: Line) -> str:
+        agent = subprocess.Popen([sys.executable, "-c", AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.processes[f"${line['args']['process']}"] = agent
+        return "ok"
+
+    def tell(self, line: Line, op: str, *args: Any) -> Any:
+        agent = self.processes[f"${line['path']}"]
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        agent.stdin.write(json.dumps([op, *args]).encode() + b"\n")
+        agent.stdin.flush()
+        number, result = json.loads(agent.stdout.readline())
+        if number:
+            raise OSError(number, errno.errorcode[number])
+        return result
+
+    def in_process_setuid(self, line: Line) -> Any:
+        return self.tell(line, "setuid", *line["args"]["args"])
+
+    def _tell_path(self, line: Line, op: str) -> Any:
+        path, *rest = line["args"]["args"]
+        return self.tell(line, op, str(self.mount / path), *rest)
+
+    def in_process_write(self, line: Line) -> Any:
+        return self._tell_path(line, "write")
+
+    def in_process_open_setuid_write(self, line: Line) -> Any:
+        return self._tell_path(line, "open_setuid_write")
+
+    def in_process_open_setuid_read(self, line: Line) -> Any:
+        return self._tell_path(line, "open_setuid_read")

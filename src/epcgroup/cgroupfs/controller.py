@@ -33,6 +33,9 @@ class Controller(Protocol):
     def events(self, path: str) -> tuple[int, int]:
         """Charges refused: here or below, here. They only grow."""
 
+    def refused(self) -> int:
+        """Charges refused anywhere: while it stands, no `events` has changed."""
+
 
 class Machines:
     """The controller of simulated machines. `resources`: name -> machine, in the order in which they are shown."""
@@ -66,3 +69,6 @@ class Machines:
     def events(self, path: str) -> tuple[int, int]:
         counts = [machine.misc(path) for machine in self.resources.values()]
         return sum(c.events for c in counts), sum(c.events_local for c in counts)
+
+    def refused(self) -> int:
+        return sum(machine.refusals for machine in self.resources.values())

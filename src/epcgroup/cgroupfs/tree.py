@@ -73,6 +73,7 @@ class File(Inode):
     cgroup: "Cgroup" = field(kw_only=True)
     type: "Cftype" = field(kw_only=True)
     alive: bool = True
+    told: object = None  # the token that watchers have been told of
 
     @property
     def path(self) -> str:
@@ -125,6 +126,20 @@ class Cftype:
     store: "Callable[[Tree, File, bytes, Caller], None] | None" = None
     token: "Callable[[Tree, Cgroup], object] | None" = None
     on_root: bool = True
+
+
+def attributes(of: Cgroup | File) -> dict[str, int]:
+    """stat(2), but a file's size: one page, as sysfs has it. With 0 sendfile(2) and splice(2) would find nothing."""
+    is_file = isinstance(of, File)
+    return {
+        "st_mode": of.mode,
+        "st_uid": of.uid,
+        "st_gid": of.gid,
+        "st_nlink": int(of.alive) if isinstance(of, File) else 2 + len(of.children),
+        "st_size": PAGE_SIZE if is_file else 0,
+        "st_blksize": PAGE_SIZE,
+        **dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), of.mtime_ns),
+    }
 
 
 class Open:
@@ -202,8 +217,15 @@ class Open:
         self.pos += done
         return done
 
+    def attributes(self) -> dict[str, int]:
+        return attributes(self.file)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     def poll(self) -> int:
         """All that is true of it: READY, and CHANGED until it is read anew."""
+        self.tree.reap()
         if self.file.alive and self._seen == self.tree.token(self.file):
             return READY
         return READY | CHANGED
@@ -224,6 +246,8 @@ class Tree:
         self.controllers = tuple(controllers)
         self.root = Cgroup(stat.S_IFDIR | 0o555, 0, 0, name="", parent=None)
         self.where: dict[int, Cgroup] = {}  # process -> cgroup, of those told
+        self._moves = 0  # that may have changed a cgroup.events
+        self._told: object = None
         self._add_files(self.root, _CORE, ROOT)
         self._add_files(self.root, self._misc(root=True), ROOT)
 
@@ -316,7 +340,8 @@ class Tree:
         for each in types:
             if each.on_root or cgroup.parent is not None:
                 mode = stat.S_IFREG | each.mode
-                cgroup.files[each.name] = File(mode, caller.uid, caller.gid, cgroup=cgroup, type=each)
+                cgroup.files[each.name] = file = File(mode, caller.uid, caller.gid, cgroup=cgroup, type=each)
+                file.told = self.token(file)
 
     def _remove_files(self, cgroup: Cgroup, names: Sequence[str]) -> None:
         for name in names:
@@ -370,6 +395,36 @@ class Tree:
         """What a poller compares: changes when the file's readers are told."""
         return None if file.type.token is None else file.type.token(self, file.cgroup)
 
+    def changed(self) -> list[str]:
+        """Files whose watchers are to be told of a change, since the last call."""
+        self.reap()
+        state = self.controller.refused(), self._moves
+        if state == self._told:
+            return []
+        self._told = state
+        found = []
+        for cgroup in self.root.subtree():
+            for file in cgroup.files.values():
+                token = self.token(file)
+                if token != file.told:
+                    file.told = token
+                    found.append(file.path)
+        return found
+
+    def add_to_root(self, type: "Cftype") -> None:
+        """A file that no kernel has."""
+        self._add_files(self.root, [type], ROOT)
+
+    def attributes(self, path: str) -> dict[str, int]:
+        return attributes(self.find(path))
+
+    def xattrs(self, path: str) -> dict[str, bytes]:
+        """The extended attributes, to be changed in place."""
+        return self.find(path).xattrs
+
+    def utime(self, path: str, mtime_ns: int) -> None:
+        self.find(path).mtime_ns = mtime_ns
+
     def chmod(self, path: str, mode: int, caller: Caller = ROOT) -> None:
         found = self.find(path, caller)
         if caller.uid not in (0, found.uid):
@@ -393,6 +448,7 @@ class Tree:
         """Forget processes that are no more."""
         for pid in [pid for pid in self.where if not _runs(pid)]:
             self.where.pop(pid).procs.remove(pid)
+            self._moves += 1
 
     def move(self, pid: int, to: Cgroup, caller: Caller = ROOT) -> None:
         """Put a process into a cgroup."""
@@ -408,6 +464,7 @@ class Tree:
             source.procs.remove(pid)
         if source is not to or pid not in self.where:
             to.procs.append(pid)
+            self._moves += 1
             self.where[pid] = to
 
 
@@ -506,11 +563,11 @@ def _store_procs(tree: Tree, file: File, data: bytes, caller: Caller) -> None:
 
 
 def _populated(tree: Tree, cgroup: Cgroup) -> tuple[bool, bool]:
-    tree.reap()
     return cgroup.populated, any(each.frozen for each in cgroup.ancestors())
 
 
 def _show_events(tree: Tree, file: File) -> str:
+    tree.reap()
     populated, frozen = _populated(tree, file.cgroup)
     return f"populated {populated:d}\nfrozen {frozen:d}\n"
 
@@ -520,6 +577,7 @@ def _store_freeze(tree: Tree, file: File, data: bytes, caller: Caller) -> None:
     if value not in (0, 1):
         raise fail(errno.ERANGE, "cgroup.freeze")
     file.cgroup.frozen = value == 1
+    tree._moves += 1
 
 
 def _store_kill(tree: Tree, file: File, data: bytes, caller: Caller) -> None:

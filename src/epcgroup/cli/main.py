@@ -27,6 +27,8 @@ SUBCOMMANDS = {
     "python": ("epcgroup.cli.python", "run a numpy program with its arrays under an EPC limit"),
     "oci-hook": ("epcgroup.cli.oci_hook", "limit a container, as a createRuntime hook"),
     "record": ("epcgroup.cli.record", "run a command and write down the pages that its enclaves touch"),
+    "mount": ("epcgroup.cli.mount", "mount misc.* files over a simulated machine, for tests of agents"),
+    "umount": ("epcgroup.cli.umount", "unmount them"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }
