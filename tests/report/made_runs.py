@@ -4,6 +4,7 @@
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from epcgroup.trace import STALL_BUCKETS, Event, PodRun, Run, RunSet
@@ -147,6 +148,22 @@ def noisy_neighbour() -> RunSet:
         events=[Event(0.13, "greedy", "limit of 16 MiB hit")],
     )
     return RunSet("noisy neighbour", [*alone, unlimited, limited], CONFIG, ["greedy: use of 112 MiB set by --use"])
+
+
+def side_by_side() -> RunSet:
+    """The noisy neighbour simulated and live, where the live pods touch half as much in the same time, and `web` pages
+    a little less without limits."""
+    simulated = noisy_neighbour()
+    live = []
+    for one in noisy_neighbour().runs:
+        for p in one.pods:
+            p.touches //= 2
+            p.page_ins //= 2
+            p.page_outs //= 2
+            if one.label == "none" and p.name == "web":
+                p.page_ins = p.page_ins * 3 // 4
+        live.append(replace(one, label=f"live {one.label}", live=True, cpus=2, cpu_hz=0.0, cost_profile=""))
+    return replace(simulated, runs=[*simulated.runs, *live])
 
 
 def crowd(pods: int = 10, samples: int = 200) -> RunSet:

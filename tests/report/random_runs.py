@@ -65,6 +65,7 @@ runs = st.builds(
     kworker_seconds=seconds,
     wall_seconds=seconds,
     ended_early=st.none() | names,
+    live=st.booleans(),
 )
 
 json_values = st.recursive(

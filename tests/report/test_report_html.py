@@ -2,7 +2,7 @@ import re
 from html.parser import HTMLParser
 
 from hypothesis import HealthCheck, given, settings
-from made_runs import crowd, noisy_neighbour, pod, run
+from made_runs import crowd, noisy_neighbour, pod, run, side_by_side
 from random_runs import run_sets
 
 from epcgroup.report import chart
@@ -167,3 +167,13 @@ def test_any_run_set_has_a_page(run_set: RunSet) -> None:
     assert "<script>alert" not in text
     assert "nan" not in re.sub(r"<(title|script|style|pre)\b.*?</\1>", "", "".join(re.findall(r' d="[^"]*"', text)))
     Document(text)
+
+
+def test_page_has_a_table_of_predicted_beside_measured_only_when_there_is_a_live_run() -> None:
+    shown = page(side_by_side())
+    assert "<h2>Predicted beside measured</h2>" in shown
+    assert '<td data-l="page-ins, simulated">464</td><td data-l="page-ins, live">348</td>' in shown
+    assert "all pods, no limits (mainline, live)" in shown
+    assert "web alone (mainline, live)" in shown
+    assert ">no limits, live</i>" in shown and ">limits, live</i>" in shown
+    assert "Predicted beside measured" not in page(noisy_neighbour())

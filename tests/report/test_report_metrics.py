@@ -1,8 +1,8 @@
 import pytest
-from made_runs import EPC, MIB, crowd, noisy_neighbour, pod, run
+from made_runs import EPC, MIB, crowd, noisy_neighbour, pod, run, side_by_side
 
 from epcgroup.report import metrics
-from epcgroup.report.metrics import compare
+from epcgroup.report.metrics import agreement, compare
 from epcgroup.trace import STALL_BUCKETS, PodRun, Run, RunSet
 
 
@@ -173,3 +173,24 @@ def test_picked_samples_keep_the_ends_and_counters_stay_exact() -> None:
 def test_lost_share_over_time_takes_busy_time_from_touches() -> None:
     p = plain(touches=20, busy_seconds=2.0, s_touches=[10, 10, 20, 20], s_stall_seconds=[1.0, 4.0, 4.0, 4.0])
     assert metrics.lost_over_time(p, [0, 1, 2, 3]) == [0.5, 1.0, 0.0, None]
+
+
+def test_live_runs_are_compared_with_live_alone_runs_and_the_verdict_speaks_of_them() -> None:
+    comparison = compare(side_by_side())
+    assert [group.live for group in comparison.groups] == [False] * 3 + [True] * 3
+    free = comparison.first("unlimited")
+    assert free is not None and free.live and free.label == "live none"
+    assert [(a.label, b.label) for a, b in comparison.pairs] == [
+        ("alone", "alone"),
+        ("none", "live none"),
+        ("claims", "live claims"),
+    ]
+    web = free.row("web")
+    assert web is not None and web.slowdown == pytest.approx(7.4, rel=0.01)  # not 14.8, against the simulated one
+
+
+def test_agreement_is_measured_over_predicted_and_one_when_both_are_nothing() -> None:
+    assert agreement(4.0, 3.0) == 0.75
+    assert agreement(0, 0) == 1.0
+    assert agreement(0, 3) is None
+    assert agreement(None, 3) is None

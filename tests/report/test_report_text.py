@@ -1,7 +1,8 @@
 import json
 
+import pytest
 from hypothesis import HealthCheck, given, settings
-from made_runs import crowd, noisy_neighbour, pod, run
+from made_runs import crowd, noisy_neighbour, pod, run, side_by_side
 from random_runs import run_sets
 
 from epcgroup.report.text import as_json, render
@@ -119,3 +120,57 @@ def test_any_run_set_has_a_text_and_json(run_set: RunSet) -> None:
     text = render(run_set, width=80, color=False)
     assert text.endswith("\n") and all(c.isprintable() or c == "\n" for c in text)
     json.dumps(as_json(run_set), allow_nan=False)
+
+
+# ---- simulated and live -------------------------------------------------------------------------------
+
+BESIDE = """\
+          page-ins /1000 touches            EPC peak MiB       slowdown vs alone
+pod       simulated  live  ratio  simulated  live  ratio  simulated  live  ratio
+--------------------------------------------------------------------------------
+each pod alone on the node (mainline, live)
+  web             0     0      1         64    64      1       1.0x  1.0x      1
+  greedy          0     0      1        112   112      1       1.0x  1.0x      1
+all pods, no limits (mainline, live)
+  web           464   348   0.75         42    42      1       7.4x  7.4x      1
+  greedy       41.2  41.2      1         84    84      1       1.6x  1.6x      1
+all pods, limits = claims (v17, live)
+  web             0     0      1         64    64      1       1.0x  1.0x      1
+  greedy        798   798      1         16    16      1        12x   12x      1
+"""
+
+
+def test_what_was_predicted_stands_beside_what_was_measured() -> None:
+    printed = render(side_by_side())
+    assert BESIDE in printed
+    assert "all pods, no limits (mainline)\n" in printed and "all pods, no limits (mainline, live)\n" in printed
+    assert "node      128 MiB EPC, 8 CPUs at 3 GHz; 128 MiB EPC, 2 CPUs of the host\n" in printed
+    assert "time      10 s simulated, seed 1; 10 s live, seed 1\n" in printed
+    assert "live      Real processes under real cgroups" in printed
+    assert 'profile "default"; check' in printed
+
+
+def test_a_narrow_terminal_loses_the_peak_first() -> None:
+    printed = render(side_by_side(), width=72)
+    assert max(len(line) for line in printed.splitlines()) <= 72
+    assert "simulated  live  ratio  simulated  live  ratio\n" in printed
+    assert "page-ins /1000 touches       slowdown vs alone\n" in printed
+
+
+def test_simulated_runs_alone_have_nothing_beside_them() -> None:
+    assert "live" not in render(noisy_neighbour())
+    assert as_json(noisy_neighbour())["predicted_and_measured"] == []
+
+
+def test_json_has_both_values_of_each_pod() -> None:
+    data = as_json(side_by_side())
+    assert [(r["label"], r["live"]) for r in data["runs"] if r["kind"] == "unlimited"] == [
+        ("none", False),
+        ("live none", True),
+    ]
+    alone, free, limited = data["predicted_and_measured"]
+    assert (alone["run"], free["run"], limited["run"]) == ("alone", "none", "claims")
+    web = free["pods"][0]
+    assert web["pod"] == "web"
+    assert web["page_ins_per_1000_touches"][1] == pytest.approx(0.75 * web["page_ins_per_1000_touches"][0], rel=1e-3)
+    assert web["epc_peak_bytes"][0] == web["epc_peak_bytes"][1]

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ SAMPLES = 200  # of a run at most
 LEAST_INTERVAL = 0.02  # seconds between two of them
 TICK = 0.01  # seconds until an ended client is noticed
 GRACE = 0.5  # seconds that threads have to finish their batch at the end
-START_SECONDS = 60.0  # until all clients must be ready
+START_SECONDS = 120.0  # until the daemon or a client must be ready; the daemon may have to compile the machine
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,29 +75,23 @@ def enact(plan: Plan, progress: RunProgress | None = None, *, pageout: bool = Tr
     `pageout=False`: the daemon sees touches by copying pages out, exactly, at a higher cost.
     """
     runs: list[Run] = []
-    with _interrupted_by_signals():
+    with _signals_noted() as came:
         for what in runs_of(plan):
-            run = _LiveRun(plan, what, pageout).run(progress)
+            run = _LiveRun(plan, what, pageout, came).run(progress)
             runs += [run, *twins(plan, run)]
-            if run.ended_early and run.ended_early.startswith("interrupted"):
+            if came:
                 break
     return runs
 
 
 @contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP is a KeyboardInterrupt; further ones do not disturb the cleaning up."""
-    seen = False
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal seen
-        if not seen:
-            seen = True
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def _signals_noted() -> Iterator[list[int]]:
+    """SIGINT, SIGTERM and SIGHUP that came: a run looks at them between two steps, none is left half done."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -123,14 +118,15 @@ class _Pod:
 class _LiveRun:
     """One run. `run` sets everything up, watches it, takes everything back and returns the record."""
 
-    def __init__(self, plan: Plan, what: RunPlan, pageout: bool) -> None:
-        self.plan, self.what, self.pageout = plan, what, pageout
+    def __init__(self, plan: Plan, what: RunPlan, pageout: bool, signals: list[int]) -> None:
+        self.plan, self.what, self.pageout, self.signals = plan, what, pageout, signals
         self.record = replace(
             record_of(plan, what), label=f"live {what.label}", cpu_hz=0.0, cost_profile="", live=True
         )
         self.pods: list[_Pod] = []
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self.revoked = 0  # enclaves that the daemon has taken away
         self._zero = 0.0
 
     def run(self, progress: RunProgress | None) -> Run:
@@ -139,10 +135,8 @@ class _LiveRun:
             try:
                 self._set_up(undo)
                 self._watch(progress)
-            except KeyboardInterrupt:
-                now = self._now()
-                self._cut_short(f"interrupted at {now:.3g} s of {self.plan.duration:g} s")
             except Stopped:
+                self.record.duration = max(self._now(), 1e-3)
                 self._cut_short(f"the daemon ended at {self._now():.3g} s: {self._last_words(self.log)}")
         self.record.wall_seconds = round(time.perf_counter() - began, 3)
         return self.record
@@ -150,7 +144,7 @@ class _LiveRun:
     # ---- setting up --------------------------------------------------------------------------------
 
     def _set_up(self, undo: contextlib.ExitStack) -> None:
-        self.directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="epcgroup-run-")))
+        self.directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix=f"epcgroup-run-{os.getpid()}-")))
         self.group = Group(f"/epcgroup-run-{os.getpid()}")
         undo.callback(self.group.close)  # with whatever still runs in it
         self.log = undo.enter_context((self.directory / "log").open("w+b"))
@@ -164,7 +158,7 @@ class _LiveRun:
                 self._set_limit(path, limit)
         for client in self._clients():
             assert client.popen.stdout is not None
-            if client.popen.stdout.readline() != b"ready\n":
+            if _line(client.popen.stdout) != b"ready\n":
                 raise InputError(f"a client did not start: {self._last_words(client.errors)}", where="--live")
 
     def _start_daemon(self, undo: contextlib.ExitStack) -> None:
@@ -180,7 +174,7 @@ class _LiveRun:
         )
         undo.callback(_end, daemon)
         assert daemon.stdout is not None
-        if not daemon.stdout.readline().startswith(b"ready"):
+        if not _line(daemon.stdout).startswith(b"ready"):
             raise InputError(f"the daemon did not start: {self._last_words(self.log)}", where="--live")
 
     def _add_pod(self, plan: PodPlan, undo: contextlib.ExitStack) -> None:
@@ -243,7 +237,11 @@ class _LiveRun:
                 assert client.popen.stdin is not None
                 client.popen.stdin.write(b"go %d\n" % round((self._zero + pod.plan.start) * 1e9))
                 client.popen.stdin.flush()
-        while (now := self._now()) < duration and any(pod.record.ended_at is None for pod in self.pods):
+        while (
+            (now := self._now()) < duration
+            and not self.signals
+            and any(pod.record.ended_at is None for pod in self.pods)
+        ):
             while self.timers and self.timers[0][0] <= now:
                 heapq.heappop(self.timers)[2]()
             for pod in self.pods:
@@ -253,6 +251,8 @@ class _LiveRun:
             until = self.timers[0][0] if self.timers else duration
             time.sleep(max(0.0, min(until - self._now(), TICK)))
         self._finish()
+        if self.signals:
+            self._cut_short(f"interrupted at {now:.3g} s of {self.plan.duration:g} s")
 
     def _look_after(self, pod: _Pod) -> None:
         """Has a process of the pod ended? Then the pod has, if it failed or was the last."""
@@ -271,7 +271,11 @@ class _LiveRun:
         if refused:
             return f"creation refused: {errno.errorcode.get(refused, str(refused))}"
         if client.popen.returncode == -signal.SIGBUS:
-            return "SIGBUS: a page fault could not be served"
+            taken, self.revoked = self._status()["revoked"] - self.revoked, self._status()["revoked"]
+            oom = self.record.series == "v2" and taken > 0
+            return "killed by the OOM path" if oom else "SIGBUS: a page fault could not be served"
+        if client.popen.returncode < 0:
+            return f"its client was killed by {signal.Signals(-client.popen.returncode).name}"
         return f"its client failed: {self._last_words(client.errors)}"
 
     def _end_pod(self, pod: _Pod, outcome: str) -> None:
@@ -280,7 +284,7 @@ class _LiveRun:
         for client in pod.clients:
             client.popen.kill()
             client.popen.wait()
-        timed = outcome.startswith(("finished", "SIGBUS"))
+        timed = outcome.startswith(("finished", "SIGBUS", "killed"))
         pod.record.outcome = f"{outcome} at {now:.3g} s" if timed else outcome
         pod.record.ended_at = now
         self._event(pod.record.name, pod.record.outcome)
@@ -309,7 +313,6 @@ class _LiveRun:
     def _cut_short(self, why: str) -> None:
         self._event("", why)
         self.record.ended_early = why
-        self.record.duration = max(self._now(), 1e-3)
 
     # ---- the record --------------------------------------------------------------------------------
 
@@ -382,6 +385,12 @@ class _LiveRun:
         file.seek(0)
         lines = file.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _line(pipe: IO[bytes]) -> bytes:
+    """The first line a process says; empty when it has ended, or says nothing for START_SECONDS."""
+    ready, _, _ = select.select([pipe], [], [], START_SECONDS)
+    return pipe.readline() if ready else b""
 
 
 def _die_with_parent() -> None:

@@ -127,7 +127,7 @@ class Quantity:
     def cells(self, predicted: PodMetrics | None, measured: PodMetrics) -> list[str]:
         """Predicted, measured, and measured / predicted."""
         values = None if predicted is None else self.value(predicted), self.value(measured)
-        return [self.shown(values[0]), self.shown(values[1]), factor(agreement(*values))]
+        return [self.shown(values[0]), self.shown(values[1]), number(agreement(*values))]
 
 
 BESIDE = ("simulated", "live", "ratio")
@@ -143,17 +143,23 @@ def quantities(comparison: Comparison) -> list[Quantity]:
     ]
 
 
-def beside(comparison: Comparison, *, color: bool = False) -> str:
-    """Predicted beside measured, for runs that were simulated and live; empty when there are none."""
+def beside(comparison: Comparison, *, width: int = 100, color: bool = False) -> str:
+    """Predicted beside measured, for runs that were simulated and live; empty when there are none. A narrower terminal
+    loses the peak, then the slowdown."""
     pairs = comparison.pairs
     if not pairs:
         return ""
     paint, shown = _painter(color), quantities(comparison)
     rows = [[(row, predicted.row(row.pod)) for row in measured.rows] for predicted, measured in pairs]
-    cells = [[[cell for q in shown for cell in q.cells(there, row)] for row, there in group] for group in rows]
-    words = BESIDE * len(shown)
-    widths = [max(len(word), *(len(line[i]) for lines in cells for line in lines)) for i, word in enumerate(words)]
-    name = 2 + min(max(len(clean(pod)) for pod in comparison.pods), MAX_NAME)
+    longest = min(max(len(clean(pod)) for pod in comparison.pods), MAX_NAME)
+    while True:
+        cells = [[[cell for q in shown for cell in q.cells(there, row)] for row, there in group] for group in rows]
+        words = BESIDE * len(shown)
+        widths = [max(len(word), *(len(line[i]) for lines in cells for line in lines)) for i, word in enumerate(words)]
+        name = 2 + max(min(longest, width - sum(w + 2 for w in widths) - 2), min(longest, MIN_NAME))
+        if name + sum(w + 2 for w in widths) <= width or len(shown) == 1:
+            break
+        del shown[1]
     over = ""
     for i, q in enumerate(shown):
         over += "  " + f"{q.name} {q.unit}".rjust(sum(widths[3 * i : 3 * i + 3]) + 4)
@@ -162,7 +168,7 @@ def beside(comparison: Comparison, *, color: bool = False) -> str:
     for (_, measured), group, texts in zip(pairs, rows, cells, strict=True):
         lines.append(paint(_BOLD, clean(measured.title)))
         for (row, _), text in list(zip(group, texts, strict=True))[:MAX_ROWS]:
-            lines.append(_line("  " + shorten(row.pod, MAX_NAME), text, widths, name))
+            lines.append(_line("  " + shorten(row.pod, name - 2), text, widths, name))
         if len(group) > MAX_ROWS:
             lines.append(f"  ... {len(group) - MAX_ROWS} more pods: in the JSON and on the page")
     return "\n".join(line.rstrip() for line in lines)
@@ -176,7 +182,7 @@ def render(run_set: RunSet, *, width: int = 100, color: bool = False) -> str:
         _painter(color)(_BOLD, clean(run_set.title)) if run_set.title else "",
         textwrap.fill(verdict(comparison), width, break_on_hyphens=False),
         table(comparison, width=width, color=color) if comparison.pods else "",
-        beside(comparison, color=color),
+        beside(comparison, width=width, color=color),
         "\n".join(
             textwrap.fill(f"{head:<9} {text}", width, subsequent_indent=" " * 10, break_on_hyphens=False)
             for head, text in footnotes(run_set)

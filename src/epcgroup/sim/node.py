@@ -510,7 +510,7 @@ class NodeSimulation:
         assert thread.enclave is not None
         pod = thread.enclave.pod
         thread.workload = None
-        if all(t.workload is None or t.workload.finished for e in pod.enclaves for t in e.threads):
+        if all(t.workload is None for e in pod.enclaves for t in e.threads):
             self._end_pod(now, pod, f"finished at {self._seconds(now):.3g} s")
 
     def _end_pod(self, now: int, pod: _Pod, outcome: str) -> None:
