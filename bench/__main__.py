@@ -11,7 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from bench import live_costs, onecgroup, real, run, scale, tree
+from bench import agent, live_costs, onecgroup, real, run, scale, tree
 from bench.live import rows as live
 from bench.measure import Effort, Row, table
 
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[Effort], list[Row]]] = {
     "run": run.rows,
     "live": live.rows,
     "live-costs": live_costs.rows,
+    "agent": agent.rows,
 }
 
 

@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "record": ("epcgroup.cli.record", "run a command and write down the pages that its enclaves touch"),
     "mount": ("epcgroup.cli.mount", "mount misc.* files over a simulated machine, for tests of agents"),
     "umount": ("epcgroup.cli.umount", "unmount them"),
+    "agent": ("epcgroup.cli.agent", "hold a Kubernetes node's pods to their EPC, and serve metrics"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }

@@ -31,18 +31,24 @@ def is_epc(key: str) -> bool:
     return key == NRI or key.startswith((f"{NRI}/", _OURS))
 
 
-def container_limit(annotations: Mapping[str, str], container: str) -> int | None:
-    """The limit in bytes that annotations set for one container; None for none.
+def container_key(annotations: Mapping[str, str], container: str) -> str | None:
+    """The annotation that counts for one container, ours before upstream's; None: there is none."""
+    keys = (LIMIT + container, NRI_CONTAINER + container, NRI_POD, NRI)
+    return next((key for key in keys if key in annotations), None)
+
+
+def limit(annotations: Mapping[str, str], key: str) -> int | None:
+    """The limit in bytes that the annotation `key` sets; None: it says that there is none.
 
     InputError with key and value for what upstream would fail the container's creation on.
     """
-    own = LIMIT + container
-    if own in annotations:
-        return _quantity(annotations, own)
-    for key in (NRI_CONTAINER + container, NRI_POD, NRI):
-        if key in annotations:
-            return _decimal(annotations, key)
-    return None
+    return (_quantity if key.startswith(_OURS) else _decimal)(annotations, key)
+
+
+def container_limit(annotations: Mapping[str, str], container: str) -> int | None:
+    """The limit in bytes that annotations set for one container; None for none. InputError as `limit`."""
+    key = container_key(annotations, container)
+    return None if key is None else limit(annotations, key)
 
 
 def pod_limit(annotations: Mapping[str, str]) -> int | None:

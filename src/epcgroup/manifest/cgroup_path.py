@@ -3,7 +3,8 @@
 Paths are relative to the cgroup2 mount and start with `/`: cgroupfs `/kubepods/burstable/pod<UID>/<CID>`,
 systemd `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID_>.slice` and below it
 `cri-containerd-<CID>.scope`; a guaranteed pod has no QoS level. UIDs and container ids of simulated pods are
-derived from their names, so that the same manifests give the same paths.
+derived from their names, so that the same manifests give the same paths. Where kubelet uses systemd and the
+runtime does not know it, a container is `.../kubepods-burstable-pod<UID_>.slice:cri-containerd:<CID>`.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ _SCOPES: dict[Runtime, str] = {"containerd": "cri-containerd-", "crio": "crio-",
 # Dashed UIDs (systemd: underscores), or the 32 digits of a static pod.
 _POD = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?$")
 _LEAF = re.compile(r"(?:(?:cri-containerd|crio|docker)-)?([0-9a-f]{64})(?:\.scope)?")
+_MISMATCH = re.compile(r"(.+\.slice):(?:cri-containerd|crio|docker):([0-9a-f]{64})", re.DOTALL)
+_UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,34 @@ def parse(path: str) -> Place | None:
     """What the path of a pod's or container's cgroup tells; None when kubelet did not make it."""
     parts = [part for part in path.split("/") if part]
     for at, part in enumerate(parts):
-        match = _POD.search(part)
-        if match is None or (match.start() and part[match.start() - 1] != "-"):
+        mismatch = _MISMATCH.fullmatch(part)
+        name = mismatch[1] if mismatch else part
+        match = _POD.search(name)
+        if match is None or (match.start() and name[match.start() - 1] != "-"):
             continue
-        above = "/".join(parts[: at + 1])
+        above = "/".join([*parts[:at], name])
         if "kubepods" not in above:
             continue
         digits = match[1].replace("_", "").replace("-", "")
         uid = str(uuid.UUID(digits)) if len(match[1]) == 36 else digits
-        leaf = _LEAF.fullmatch(parts[at + 1]) if len(parts) > at + 1 else None
+        container = mismatch[2] if mismatch else None
+        if container is None and len(parts) > at + 1:
+            container = container_of(parts[at + 1])
         qos: Qos = "guaranteed"
         if re.search(r"[-/]burstable[-./]", above):
             qos = "burstable"
         elif re.search(r"[-/]besteffort[-./]", above):
             qos = "besteffort"
-        return Place(uid, leaf[1] if leaf else None, qos)
+        return Place(uid, container, qos)
     return None
+
+
+def container_of(name: str) -> str | None:
+    """The id in the name of a cgroup directly below a pod's; None for what is no container (crio-conmon)."""
+    leaf = _LEAF.fullmatch(name)
+    return leaf[1] if leaf else None
+
+
+def is_uid(text: str) -> bool:
+    """Whether this is a pod's UID as cgroups are named for it: dashed, or the 32 digits of a static pod."""
+    return _UID.fullmatch(text) is not None

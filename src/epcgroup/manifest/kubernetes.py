@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from epcgroup.errors import InputError, nearest
 from epcgroup.manifest import annotations as epc_annotations
-from epcgroup.manifest import documents, quantity
+from epcgroup.manifest import cgroup_path, documents, quantity
 from epcgroup.manifest.documents import Document
-from epcgroup.manifest.pod import Container, ContainerKind, Pod, Skipped
+from epcgroup.manifest.pod import Container, ContainerKind, Instance, Pod, Skipped
 from epcgroup.units import PAGE_SIZE, format_bytes, quoted
 
 EPC_RESOURCE = "sgx.intel.com/epc"
@@ -206,16 +206,8 @@ def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> P
     metadata = _checked_mapping(template.value.get("metadata"), "metadata of the pod template")
     annotations = _annotations(metadata.get("annotations"))
 
-    notes: list[str] = []
-    containers: list[Container] = []
-    for value, container_kind in _container_specs(spec):
-        container, remarks = _container(value, container_kind, annotations)
-        containers.append(container)
-        notes += remarks
-    if not spec["containers"]:
-        raise InputError("no containers")
-    if len({container.name for container in containers}) < len(containers):
-        raise InputError("two containers of the same name")
+    containers, remarks = _containers(spec, annotations)
+    notes = list(remarks)
 
     pod_limit = epc_annotations.pod_limit(annotations)
     named = any(map(epc_annotations.is_epc, annotations))
@@ -235,7 +227,7 @@ def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> P
         notes.append(f"a {kind} decides itself how many pods it starts; counted as one")
     return Pod(
         name=name,
-        containers=tuple(containers),
+        containers=containers,
         namespace=namespace,
         kind=kind,
         replicas=replicas,
@@ -301,7 +293,112 @@ def _whole(value: Any, key: str) -> int:
     return value
 
 
+# --- a pod on a node
+
+MAX_INSTANCES = 1000  # of one template: more pods than a node runs
+_MIRROR = "kubernetes.io/config.mirror"  # of the API server's image of a static pod: the static pod's UID
+_STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+_CONTAINER_ID = re.compile(r"[a-z0-9.+-]+://([0-9a-f]{64})")
+
+
+def read_instances(document: Document) -> Iterator[Instance | Skipped]:
+    """The pods of what the API server or kubelet answers (Pod, PodList, List), with or without EPC.
+
+    Other objects give what their templates would run, under the UIDs and ids of simulated pods (cgroup_path), as
+    do pods that were never in a cluster. Limits in annotations are not judged here.
+    """
+    value, origin = document.value, document.origin
+    if isinstance(value, dict) and isinstance(value.get("kind"), str) and value["kind"].endswith("List"):
+        items = value.get("items")
+        if not isinstance(items, list | None):
+            yield Skipped(origin, f"items: {quoted(items)} is not a list")
+            return
+        for number, item in enumerate(items or (), 1):
+            here = Document(item, f"{origin}, item {number}", document.path)
+            if isinstance(item, dict) and isinstance(item.get("kind"), str) and item["kind"].endswith("List"):
+                yield Skipped(here.origin, "a List within a List")
+            else:
+                yield from read_instances(here)
+    elif isinstance(value, dict) and value.get("kind") in (None, "Pod") and isinstance(value.get("spec"), dict):
+        try:
+            yield _instance(value, document)
+        except InputError as error:
+            name = _mapping(value.get("metadata")).get("name")
+            yield Skipped(origin, f"pod {_shown(name)}: {error}" if name else str(error))
+    else:
+        for pod in read_document(document):
+            yield from [pod] if isinstance(pod, Skipped) else _simulated(pod)
+
+
+def _instance(value: dict[str, Any], document: Document) -> Instance:
+    metadata = _checked_mapping(value.get("metadata"), "metadata")
+    spec = value["spec"]
+    if not _are_containers(spec.get("containers")):
+        raise InputError("not a list of containers", key="spec.containers")
+    annotations = _annotations(metadata.get("annotations"))
+    containers, notes = _containers(spec, {})
+    pod = Pod(
+        name=_name(value, document.path),
+        containers=containers,
+        namespace=_text(metadata.get("namespace") or "default", "metadata.namespace", _LABEL),
+        annotations=annotations,
+        origin=document.origin,
+        qos=qos_class(spec),
+        notes=notes,
+    )
+    uid = annotations.get(_MIRROR) or metadata.get("uid") or cgroup_path.pod_uid(pod.namespace, pod.name)
+    if not isinstance(uid, str) or not cgroup_path.is_uid(uid):
+        raise InputError(f"{quoted(uid)} is no UID of a pod", key="metadata.uid")
+    node, phase = spec.get("nodeName"), _mapping(value.get("status")).get("phase")
+    return Instance(
+        pod,
+        uid,
+        node=node if isinstance(node, str) and node else None,
+        phase=phase if isinstance(phase, str) else "",
+        container_ids=_container_ids(pod, uid, _mapping(value.get("status"))),
+    )
+
+
+def _container_ids(pod: Pod, uid: str, status: dict[str, Any]) -> dict[str, str]:
+    ids = {cgroup_path.container_id(uid, container.name): container.name for container in pod.containers}
+    for key in _STATUSES:
+        statuses = status.get(key)
+        for entry in statuses if isinstance(statuses, list) else ():
+            name, text = _mapping(entry).get("name"), _mapping(entry).get("containerID")
+            match = _CONTAINER_ID.fullmatch(text) if isinstance(text, str) else None
+            if match and isinstance(name, str) and _LABEL.fullmatch(name):
+                ids[match[1]] = name
+    return ids
+
+
+def _simulated(pod: Pod) -> Iterator[Instance | Skipped]:
+    if pod.replicas > MAX_INSTANCES:
+        yield Skipped(pod.origin, f"{pod.kind} {pod.name}: {pod.replicas} replicas; at most {MAX_INSTANCES} on a node")
+        return
+    for number in range(pod.replicas):
+        name = pod.name if pod.replicas == 1 else f"{pod.name}-{number}"
+        uid = cgroup_path.pod_uid(pod.namespace, name)
+        yield Instance(replace(pod, name=name, replicas=1), uid, container_ids=_container_ids(pod, uid, {}))
+
+
 # --- one container
+
+
+def _containers(
+    spec: Mapping[str, Any], annotations: Mapping[str, str]
+) -> tuple[tuple[Container, ...], tuple[str, ...]]:
+    """All containers in the order of _container_specs, and remarks. InputError for what Kubernetes would reject."""
+    notes: list[str] = []
+    containers: list[Container] = []
+    for value, kind in _container_specs(spec):
+        container, remarks = _container(value, kind, annotations)
+        containers.append(container)
+        notes += remarks
+    if not spec["containers"]:
+        raise InputError("no containers")
+    if len({container.name for container in containers}) < len(containers):
+        raise InputError("two containers of the same name")
+    return tuple(containers), tuple(notes)
 
 
 def _container_specs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], ContainerKind]]:

@@ -49,6 +49,22 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """A pod on a node, as the API server and kubelet know it; replicas of a manifest are instances of their own."""
+
+    pod: Pod  # one replica; its annotations are judged by who sets limits, not by its containers' limit_bytes
+    uid: str  # as its cgroup is named: of a mirror pod that of the static pod
+    node: str | None = None
+    phase: str = ""  # "Pending", "Running", "Succeeded" ...; empty: nobody said
+    container_ids: Mapping[str, str] = field(default_factory=dict)  # 64 hexadecimal digits -> container name
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended: it claims and runs nothing any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
 class Skipped:
     """Something in a file that yields no pod, with the one-line reason."""
 

@@ -1,0 +1,168 @@
+"""The agent's configuration: a TOML file in, a Config out. docs/guides/agent.md has every key.
+
+A fault is one InputError line: file, key, what stood there, what is allowed. File names are relative to the file.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epcgroup.agent.policy import MODES, Mode, Rules
+from epcgroup.agent.source import KubeletFile, Manifests, Source
+from epcgroup.errors import InputError, nearest
+from epcgroup.interface import EPC
+from epcgroup.units import parse_bytes, parse_duration, quoted
+
+KEYS = (
+    "mode",
+    "namespaces",
+    "annotations",
+    "unclaimed_limit",
+    "interval",
+    "node",
+    "source",
+    "cgroup_root",
+    "enable_misc",
+    "resource",
+    "reserve",
+    "listen",
+)
+SOURCES = ("manifests", "kubelet_file")
+MAX_FILE_BYTES = 1 << 20
+LEAST_INTERVAL, MOST_INTERVAL = 0.1, 3600.0  # seconds
+
+_RESOURCE = re.compile(r"[a-z0-9_]{1,64}")
+
+
+@dataclass(frozen=True)
+class Config:
+    source: Source
+    rules: Rules = field(default_factory=Rules)
+    interval: float = 10.0  # seconds between two looks
+    node: str | None = None  # pods bound to another node are not looked at; None: all are this node's
+    cgroup_root: Path | None = None  # None: where cgroup2 is mounted
+    enable_misc: bool = False
+    resource: str = EPC
+    reserve_bytes: int = 0
+    listen: tuple[str, int] | None = None  # None: no metrics
+
+
+def load(file: Path) -> Config:
+    """The configuration in a file; InputError."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=file) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"larger than {MAX_FILE_BYTES >> 20} MiB", where=file)
+    try:
+        values = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not TOML: {error}", where=file) from None
+    return _Reader(file, values).config()
+
+
+class _Reader:
+    """Key by key; every fault names file and key."""
+
+    def __init__(self, file: Path, values: Mapping[str, Any]) -> None:
+        self._file, self._values = file, values
+        self._check(values, KEYS, "")
+
+    def config(self) -> Config:
+        reserve = self._values.get("reserve", 0)
+        unclaimed = self._values.get("unclaimed_limit")
+        return Config(
+            source=self._source(),
+            rules=Rules(
+                mode=self._mode(self._values.get("mode", "observe"), "mode"),
+                namespaces={
+                    name: self._mode(mode, f"namespaces.{name}") for name, mode in self._table("namespaces").items()
+                },
+                annotations=self._switch("annotations", True),
+                unclaimed_limit=None if unclaimed is None else self._bytes(unclaimed, "unclaimed_limit"),
+            ),
+            interval=self._interval(),
+            node=self._text("node"),
+            cgroup_root=self._path(self._text("cgroup_root")),
+            enable_misc=self._switch("enable_misc", False),
+            resource=resource(self._text("resource") or EPC, where=self._file, key="resource"),
+            reserve_bytes=self._bytes(reserve, "reserve"),
+            listen=self._listen(),
+        )
+
+    def _source(self) -> Source:
+        table = self._table("source")
+        self._check(table, SOURCES, "source.")
+        if len(table) != 1:
+            raise self._fault("source", f"one of {', '.join(SOURCES)} says where pods come from")
+        ((key, value),) = table.items()
+        path = self._path(self._checked_text(value, f"source.{key}"))
+        assert path is not None
+        return Manifests(path) if key == "manifests" else KubeletFile(path)
+
+    def _interval(self) -> float:
+        seconds = parse_duration(self._values.get("interval", 10), where=self._file, key="interval")
+        if not LEAST_INTERVAL <= seconds <= MOST_INTERVAL:
+            raise self._fault("interval", f"{seconds:g} s is not between {LEAST_INTERVAL:g} s and {MOST_INTERVAL:g} s")
+        return seconds
+
+    def _listen(self) -> tuple[str, int] | None:
+        text = self._text("listen")
+        if text is None:
+            return None
+        host, _, port = text.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
+            raise self._fault("listen", f'{quoted(text)} is not ADDRESS:PORT, as in "127.0.0.1:9445"')
+        return host.strip("[]"), int(port)
+
+    def _mode(self, value: Any, key: str) -> Mode:
+        for mode in MODES:
+            if value == mode:
+                return mode
+        raise self._fault(key, f"{quoted(value)} is no mode{nearest(str(value)[:60], MODES)}")
+
+    def _table(self, key: str) -> Mapping[str, Any]:
+        value = self._values.get(key, {})
+        if not isinstance(value, Mapping):
+            raise self._fault(key, f"{quoted(value)} is not a table")
+        return value
+
+    def _switch(self, key: str, default: bool) -> bool:
+        value = self._values.get(key, default)
+        if not isinstance(value, bool):
+            raise self._fault(key, f"{quoted(value)} is neither true nor false")
+        return value
+
+    def _text(self, key: str) -> str | None:
+        return self._checked_text(self._values[key], key) if key in self._values else None
+
+    def _checked_text(self, value: Any, key: str) -> str:
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise self._fault(key, f"{quoted(value)} is not a text")
+        return value
+
+    def _path(self, text: str | None) -> Path | None:
+        return None if text is None else self._file.parent / text
+
+    def _bytes(self, value: Any, key: str) -> int:
+        return parse_bytes(value, where=self._file, key=key)
+
+    def _check(self, table: Mapping[str, Any], keys: tuple[str, ...], above: str) -> None:
+        for name in table:
+            if name not in keys:
+                raise self._fault(f"{above}{name}", f"no such key{nearest(name, keys)}")
+
+    def _fault(self, key: str, message: str) -> InputError:
+        return InputError(message, where=self._file, key=key if key.isprintable() else ascii(key)[1:-1])
+
+
+def resource(name: str, *, where: object = None, key: str | None = None) -> str:
+    """A name of the misc controller's, checked."""
+    if not _RESOURCE.fullmatch(name):
+        raise InputError(f"{quoted(name)} is no resource of the misc controller, as in sgx_epc", where=where, key=key)
+    return name

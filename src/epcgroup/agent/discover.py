@@ -1,0 +1,55 @@
+"""Which groups of a cgroup2 tree are pods and containers, by the names kubelet and the runtimes give them.
+
+Both cgroup drivers, every QoS class, any --cgroup-root (kind: /kubelet/...), and containers that a runtime with the
+other driver put outside of their pod's group. The sandbox of a pod is a container to us: only its id tells it apart.
+What is below a container is the container's own affair and is not looked at.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from epcgroup.agent.tree import Tree
+from epcgroup.manifest import cgroup_path
+
+MAX_DEPTH = 8  # of groups above pods
+
+
+@dataclass
+class PodGroup:
+    """A pod's groups. Paths as of Tree."""
+
+    uid: str
+    qos: str
+    path: str | None = None  # its own group; None: only containers were found, elsewhere
+    containers: dict[str, str] = field(default_factory=dict)  # container id -> path
+
+
+def pod_groups(tree: Tree) -> dict[str, PodGroup]:
+    """The pods that have groups now, by UID, in the order of their paths."""
+    pods: dict[str, PodGroup] = {}
+    for path, place in _walk(tree, "/", 0):
+        pod = pods.setdefault(place.pod_uid, PodGroup(place.pod_uid, place.qos))
+        if place.container_id is not None:
+            pod.containers[place.container_id] = path
+            continue
+        containers = {
+            identity: f"{path}/{name}"
+            for name in tree.children(path)
+            if (identity := cgroup_path.container_of(name)) is not None
+        }
+        # A change of drivers leaves empty groups behind.
+        if pod.path is None or (containers and not pod.containers):
+            pod.path = path
+        pod.containers |= containers
+    return pods
+
+
+def _walk(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, cgroup_path.Place]]:
+    """Pods, and containers outside of their pods, below `path`."""
+    for name in tree.children(path):
+        below = f"{path.rstrip('/')}/{name}"
+        place = cgroup_path.parse(below) if "pod" in name else None
+        if place is not None:
+            yield below, place
+        elif depth < MAX_DEPTH:
+            yield from _walk(tree, below, depth + 1)

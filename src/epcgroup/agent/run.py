@@ -1,0 +1,90 @@
+"""The agent as it runs: a turn of the reconciler every interval, metrics beside it, until it is told to stop.
+
+SIGTERM and SIGINT end it after the turn at hand. Killed in the middle of one, it loses nothing: the next agent finds
+every limit in the files. Lines of its log go to `say`.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from epcgroup.agent.claims import account
+from epcgroup.agent.config import Config
+from epcgroup.agent.reconcile import Reconciler, Snapshot
+from epcgroup.agent.tree import MOUNTS, Tree, find_root
+from epcgroup.errors import InputError
+from epcgroup.units import format_bytes
+
+Say = Callable[[str], None]
+
+
+def reconciler(config: Config, say: Say, *, dry_run: bool = False) -> Reconciler:
+    """InputError when this host has no such cgroup2 tree."""
+    root = config.cgroup_root or find_root(MOUNTS.read_text())
+    return Reconciler(
+        Tree(root, config.resource),
+        config.source,
+        config.rules,
+        say,
+        node=config.node,
+        enable_misc=config.enable_misc,
+        dry_run=dry_run,
+    )
+
+
+def run(config: Config, say: Say, *, dry_run: bool = False) -> None:
+    """Until SIGTERM or SIGINT. InputError when it cannot start; nothing ends it afterwards."""
+    stop = threading.Event()
+    agent = reconciler(config, say, dry_run=dry_run)
+    with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        if config.listen is not None:
+            _serve(config, agent, say, stack)
+        say(f"agent: {agent.tree.shown('/')}, {config.resource}, mode {_modes(config)}, every {config.interval:g} s")
+        while not stop.is_set():
+            agent.turn()
+            stop.wait(config.interval)
+        say("agent: stopped")
+
+
+def _serve(config: Config, agent: Reconciler, say: Say, stack: ExitStack) -> None:
+    try:
+        from epcgroup.agent.metrics import CONTENT_TYPE, EpcCollector
+    except ModuleNotFoundError as error:
+        raise InputError(f"needs {error.name}: pip install 'epcgroup[agent]'", key="listen") from None
+    from epcgroup.agent.serve import serve
+
+    assert config.listen is not None
+    collector = EpcCollector(agent, say, reserve_bytes=config.reserve_bytes)
+    server = serve(config.listen, collector.text, CONTENT_TYPE)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    host, port = server.server_address[:2]
+    say(f"agent: metrics on http://{host!s}:{port}/metrics")
+
+
+def _modes(config: Config) -> str:
+    others = "".join(f", {name} {mode}" for name, mode in config.rules.namespaces.items())
+    return config.rules.mode + others
+
+
+def report(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int) -> list[str]:
+    """One turn in lines for a person: the node's account, then every limit and what became of it."""
+    used = {}
+    for uid, group in snapshot.groups.items():
+        paths = [group.path] if group.path is not None else group.containers.values()
+        used[uid] = sum(agent.value(path, "misc.current") or 0 for path in paths)
+    balance = account(snapshot.capacity_bytes, reserve_bytes, snapshot.claims_and_use(used))
+    parts = [f"capacity {'unknown' if balance.capacity is None else format_bytes(balance.capacity)}"]
+    parts += [f"claimed {format_bytes(balance.claimed)}"]
+    parts += [f"unclaimed {format_bytes(balance.unclaimed)}"] if balance.unclaimed is not None else []
+    parts += [f"used {format_bytes(balance.used)}", f"over-claimed {format_bytes(balance.over_claimed)}"]
+    here = sum(pod.instance.uid in snapshot.groups for pod in snapshot.pods)
+    lines = [f"{len(snapshot.pods)} pods known, {here} of them have cgroups; EPC: {', '.join(parts)}"]
+    for outcome in snapshot.outcomes:
+        decision = outcome.decision
+        said = outcome.result or {"right": "right", "cannot": "cannot be set"}.get(decision.act, "differs")
+        lines.append(f"{said:<17} {decision.line('was' if outcome.result == 'written' else 'is')}")
+    return lines

@@ -1,0 +1,183 @@
+"""`epcgroup agent` as a process: one look, a dry run, the loop with SIGTERM and SIGKILL, and what it does not load."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cgroup_nodes import MIB, Node, container
+
+from epcgroup.cli.main import main
+
+SRC = Path(__file__).parent.parent.parent / "src"
+PATIENCE = 60  # seconds for what takes one turn
+
+
+@pytest.fixture
+def config(tmp_path: Path, node: Node) -> Callable[..., Path]:
+    """Writes what kubelet says now and a configuration; `config("mode = ...")` -> the file."""
+
+    def write(*lines: str) -> Path:
+        new = tmp_path / "pods.new"
+        new.write_text(node.pod_list())
+        new.rename(tmp_path / "pods.json")
+        file = tmp_path / "agent.toml"
+        own = ('source.kubelet_file = "pods.json"', f'cgroup_root = "{node.root}"', 'interval = "100ms"')
+        file.write_text("\n".join([*own, *lines]) + "\n")
+        return file
+
+    return write
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start(file)` -> the agent as a process; it is gone when the test is."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(file: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "epcgroup", "agent", "--config", str(file)]
+        environment = {**os.environ, "PYTHONPATH": str(SRC)}
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_one_look_prints_the_account_and_every_limit(node, config, capsys):
+    pod = node.pod("web", container("app", "10Mi"))
+    node.pod("pending", container("app", "5Mi"), groups=False)
+    node.use(pod.path, 12 * MIB)
+    assert main(["agent", "--config", str(config('mode = "enforce"', 'reserve = "8Mi"')), "--once"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "2 pods known, 1 of them have cgroups; EPC: capacity 128 MiB, claimed 15 MiB, unclaimed 105 MiB, "
+        "used 12 MiB, over-claimed 2 MiB",
+        "written           default/web: limit 10485760 (10 MiB) (sum of its containers); was max",
+        "written           default/web/app: limit 10485760 (10 MiB) (claim sgx.intel.com/epc); was max",
+    ]
+    assert len(captured.err.splitlines()) == 2
+    assert (pod.limit(), pod.limit("app")) == (str(10 * MIB), str(10 * MIB))
+    assert main(["agent", "--config", str(config()), "--once"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["right", "right"]
+
+
+def test_a_dry_run_writes_nothing(node, config, capsys):
+    pod = node.pod("web", container("app", "10Mi"))
+    assert main(["agent", "--config", str(config('mode = "enforce"')), "--once", "--dry-run"]) == 0
+    assert pod.limit() == "max"
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].startswith("would be written  default/web: ")
+    assert captured.err.startswith("epcgroup: would write sgx_epc 10485760 to ")
+
+
+def test_another_resource_of_the_misc_controller(tmp_path, config, node, capsys):
+    other = Node(tmp_path / "sev", resource="sev")
+    pod = other.pod("web", container("app", "10Mi"))
+    node.items = other.items
+    file = config('mode = "enforce"')
+    file.write_text(file.read_text().replace(str(node.root), str(other.root)))
+    assert main(["agent", "--config", str(file), "--once"]) == 0
+    assert "cannot be set" in capsys.readouterr().out
+    assert main(["agent", "--config", str(file), "--once", "--resource", "sev"]) == 0
+    assert pod.limit() == str(10 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "message"),
+    [
+        (['mode = "on"'], [], "mode: 'on' is no mode"),
+        ([], ["--resource", "a b"], "--resource: 'a b' is no resource of the misc controller"),
+        (['cgroup_root = "/proc"'], [], "not a cgroup2 tree: it has no cgroup.controllers"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(config, capsys, lines, words, message):
+    file = config()
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(lines[0][:11] if lines else "?")]
+    file.write_text("\n".join([*kept, *lines]))
+    assert main(["agent", "--config", str(file), "--once", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and message in captured.err and captured.out == ""
+
+
+def test_the_agent_repairs_notices_and_stops_when_it_is_told(node, config, start):
+    pod = node.pod("web", container("app", "1Mi"))
+    process = start(config('mode = "enforce"'))
+    wait_for(lambda: pod.limit("app") == str(MIB))
+    node.write(pod.path, "misc.max", "sgx_epc max")
+    wait_for(lambda: pod.limit() == str(MIB))
+    late = node.pod("late", container("app", "2Mi"))
+    config('mode = "enforce"')
+    wait_for(lambda: late.limit("app") == str(2 * MIB))
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    lines = log.splitlines()
+    assert lines[0] == f"epcgroup: agent: {node.root}, sgx_epc, mode enforce, every 0.1 s"
+    assert lines[-1] == "epcgroup: agent: stopped"
+    assert sum("epcgroup: wrote sgx_epc " in line for line in lines) == len(lines) - 2 == 5
+
+
+def test_an_agent_that_is_killed_is_followed_by_one_that_knows_as_much(node, config, start):
+    pod = node.pod("web", container("app", "1Mi"))
+    file = config('mode = "enforce"')
+    process = start(file)
+    wait_for(lambda: pod.limit("app") == str(MIB))
+    process.kill()
+    process.wait()
+    node.write(pod.containers["app"], "misc.max", "sgx_epc max")
+    follower = start(file)
+    wait_for(lambda: pod.limit("app") == str(MIB))
+    follower.terminate()
+    _, log = follower.communicate(timeout=PATIENCE)
+    assert sum("wrote" in line for line in log.splitlines()) == 1
+
+
+def test_metrics_are_served_while_it_runs(node, config, start):
+    pytest.importorskip("prometheus_client")
+    node.pod("web", container("app", "1Mi"))
+    process = start(config('listen = "127.0.0.1:0"'))
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    address = re.fullmatch(r"epcgroup: agent: metrics on (http://127\.0\.0\.1:\d+/metrics)\n", said)
+    assert address is not None, said
+    process.stderr.readline()
+
+    def page() -> str:
+        with urllib.request.urlopen(address[1], timeout=PATIENCE) as answer:
+            return answer.read().decode()
+
+    wait_for(lambda: 'sgx_epc_agent_drift{container="app",namespace="default",pod="web"} 1.0\n' in page())
+    process.terminate()
+    assert process.wait(timeout=PATIENCE) == 0
+
+
+def test_the_agent_loads_neither_numba_nor_numpy():
+    modules = ["epcgroup.cli.agent", *(
+        f"epcgroup.agent.{file.stem}" for file in (SRC / "epcgroup" / "agent").glob("[a-z]*.py")
+    )]  # fmt: skip
+    code = (
+        f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\n"
+        "print(sorted(m for m in ('numba', 'numpy', 'epcgroup.machine') if m in sys.modules))"
+    )
+    pytest.importorskip("prometheus_client")
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    assert done.stdout == "[]\n"

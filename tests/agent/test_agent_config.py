@@ -1,0 +1,120 @@
+"""The configuration: every key, every refusal in one line with file and key."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epcgroup.agent.config import load
+from epcgroup.agent.source import KubeletFile, Manifests
+from epcgroup.errors import InputError
+
+SOURCE = 'source.manifests = "pods"\n'
+
+
+def loaded(tmp_path: Path, text: str | bytes):
+    file = tmp_path / "agent.toml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(file)
+
+
+def test_a_source_is_enough_and_then_the_agent_only_observes(tmp_path):
+    config = loaded(tmp_path, SOURCE)
+    assert config.source == Manifests(tmp_path / "pods")
+    assert (config.rules.mode, config.rules.annotations, config.rules.unclaimed_limit) == ("observe", True, None)
+    assert (config.interval, config.node, config.cgroup_root, config.listen) == (10.0, None, None, None)
+    assert (config.enable_misc, config.resource, config.reserve_bytes) == (False, "sgx_epc", 0)
+
+
+def test_every_key_is_read(tmp_path):
+    config = loaded(
+        tmp_path,
+        """
+        mode = "warn"
+        annotations = false
+        unclaimed_limit = "0"
+        interval = "2s"
+        node = "node-1"
+        cgroup_root = "/host/cgroup"
+        enable_misc = true
+        resource = "sev"
+        reserve = "8Mi"
+        listen = "0.0.0.0:9445"
+        [source]
+        kubelet_file = "/run/pods.json"
+        [namespaces]
+        "team-*" = "enforce"
+        """,
+    )
+    assert config.source == KubeletFile(Path("/run/pods.json"))
+    assert (config.rules.mode, dict(config.rules.namespaces)) == ("warn", {"team-*": "enforce"})
+    assert (config.rules.annotations, config.rules.unclaimed_limit) == (False, 0)
+    assert (config.interval, config.node, config.cgroup_root) == (2.0, "node-1", Path("/host/cgroup"))
+    assert (config.enable_misc, config.resource) == (True, "sev")
+    assert (config.reserve_bytes, config.listen) == (8 << 20, ("0.0.0.0", 9445))
+
+
+def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
+    assert loaded(tmp_path, SOURCE + 'listen = "[::1]:9445"').listen == ("::1", 9445)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "source: one of manifests, kubelet_file says where pods come from"),
+        ('source = "pods"', "source: 'pods' is not a table"),
+        ('source = {manifest = "pods"}', 'source.manifest: no such key; did you mean "manifests"?'),
+        ('source = {manifests = "a", kubelet_file = "b"}', "source: one of manifests, kubelet_file says"),
+        ("source = {manifests = 5}", "source.manifests: 5 is not a text"),
+        (SOURCE + 'mod = "warn"', 'mod: no such key; did you mean "mode"?'),
+        (SOURCE + 'mode = "enforced"', "mode: 'enforced' is no mode; did you mean \"enforce\"?"),
+        (SOURCE + 'namespaces = {a = "off"}', "namespaces.a: 'off' is no mode; allowed: observe, warn, enforce"),
+        (SOURCE + 'namespaces = ["a"]', "namespaces: a list is not a table"),
+        (SOURCE + "annotations = 1", "annotations: 1 is neither true nor false"),
+        (SOURCE + 'interval = "0s"', "interval: 0 s is not between 0.1 s and 3600 s"),
+        (SOURCE + 'interval = "soon"', "interval: 'soon' is not a time"),
+        (SOURCE + 'reserve = "8MiB/s"', "reserve: '8MiB/s': unknown unit"),
+        (SOURCE + "unclaimed_limit = -1", "unclaimed_limit: -1 is negative"),
+        (SOURCE + 'resource = "sgx epc"', "resource: 'sgx epc' is no resource of the misc controller, as in sgx_epc"),
+        (SOURCE + 'listen = "9445"', "listen: '9445' is not ADDRESS:PORT, as in \"127.0.0.1:9445\""),
+        (SOURCE + 'listen = "::1:99999"', "listen: '::1:99999' is not ADDRESS:PORT"),
+        (SOURCE + 'node = ""', "node: '' is not a text"),
+        ("[", "not TOML: "),
+        (b"\xff", "not TOML: "),
+        (SOURCE + '"a\\nb" = 1', "a\\nb: no such key"),
+    ],
+)
+def test_a_fault_is_one_line_with_file_and_key(tmp_path, text, message):
+    with pytest.raises(InputError) as refusal:
+        loaded(tmp_path, text)
+    line = str(refusal.value)
+    assert line.isprintable()
+    separator = ": " if message.startswith("not TOML") else ", "
+    assert line.startswith(f"{tmp_path}/agent.toml{separator}{message}")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none.toml: cannot be read \(No such file or directory\)$"):
+        load(tmp_path / "none.toml")
+
+
+values = st.one_of(
+    st.text(max_size=20).map(lambda text: '"' + "".join(f"\\U{ord(c):08x}" for c in text) + '"'),
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda number: f"{number:f}"),
+    st.sampled_from(["true", "[]", "{}", "1979-05-27", "nan", "inf", '["a"]', '{a = "warn"}']),
+)
+keys = st.sampled_from(
+    ["mode", "namespaces", "annotations", "unclaimed_limit", "interval", "node", "source", "source.manifests",
+     "cgroup_root", "enable_misc", "resource", "reserve", "listen", "x"]
+)  # fmt: skip
+
+
+@given(st.dictionaries(keys, values, max_size=6))
+def test_any_configuration_is_read_or_refused_in_one_line(tmp_path_factory, table):
+    text = "".join(f"{key} = {value}\n" for key, value in table.items())
+    try:
+        loaded(tmp_path_factory.getbasetemp(), text)
+    except InputError as refusal:
+        assert str(refusal).isprintable()
