@@ -66,10 +66,10 @@ def test_one_look_prints_the_account_and_every_limit(node, config, capsys):
     assert main(["agent", "--config", str(config('mode = "enforce"', 'reserve = "8Mi"')), "--once"]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
-        "2 pods known, 1 of them have cgroups; EPC: capacity 128 MiB, claimed 15 MiB, unclaimed 105 MiB, "
+        "pods: 2 known, 1 with cgroups; EPC: capacity 128 MiB, claimed 15 MiB, unclaimed 105 MiB, "
         "used 12 MiB, over-claimed 2 MiB",
-        "written           default/web: limit 10485760 (10 MiB) (sum of its containers); was max",
-        "written           default/web/app: limit 10485760 (10 MiB) (claim sgx.intel.com/epc); was max",
+        "written           default/web: limit 10485760 (10 MiB), sum of its containers; was max",
+        "written           default/web/app: limit 10485760 (10 MiB), claim sgx.intel.com/epc; was max",
     ]
     assert len(captured.err.splitlines()) == 2
     assert (pod.limit(), pod.limit("app")) == (str(10 * MIB), str(10 * MIB))

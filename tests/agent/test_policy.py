@@ -173,7 +173,7 @@ def test_a_group_without_misc_max_is_never_written_to():
     decision = decided(now=None)
     assert decision.act == "cannot"
     assert decision.line() == (
-        "default/web: limit 1048576 (1 MiB) (sum of its containers); no sgx_epc in misc.max "
+        "default/web: limit 1048576 (1 MiB), sum of its containers; no sgx_epc in misc.max "
         "(is misc in /kubepods/cgroup.subtree_control?)"
     )
 

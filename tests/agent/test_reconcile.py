@@ -68,8 +68,8 @@ def test_observing_and_warning_write_nothing(node, agent, mode):
     assert contents(node) == before
     assert [outcome.drift for outcome in snapshot.outcomes] == [True, True]
     said = [
-        "default/web: limit 10485760 (10 MiB) (sum of its containers); is max",
-        "default/web/app: limit 10485760 (10 MiB) (claim sgx.intel.com/epc); is max",
+        "default/web: limit 10485760 (10 MiB), sum of its containers; is max",
+        "default/web/app: limit 10485760 (10 MiB), claim sgx.intel.com/epc; is max",
     ]
     assert looker.lines == (said if mode == "warn" else [])
     looker.look()
@@ -83,7 +83,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(node, agent):
     snapshot = looker.look()
     assert contents(node) == before
     assert looker.lines[0] == (
-        f"would write sgx_epc 10485760 to {node.root}{pod.path}/misc.max: default/web: sum of its containers; was max"
+        f"would write sgx_epc 10485760 to {node.root}{pod.path}/misc.max: default/web: sum of its containers; is max"
     )
     assert [outcome.result for outcome in snapshot.outcomes] == ["would be written"] * 2
     looker.look()
@@ -176,7 +176,7 @@ def test_where_misc_is_not_enabled_nothing_is_written_unless_it_was_configured(t
     looker.look()
     assert contents(node) == before
     assert looker.lines[0] == (
-        "default/web: limit 1048576 (1 MiB) (sum of its containers); no sgx_epc in misc.max "
+        "default/web: limit 1048576 (1 MiB), sum of its containers; no sgx_epc in misc.max "
         "(is misc in /kubepods.slice/kubepods-besteffort.slice/cgroup.subtree_control?)"
     )
     assert not (node.root / pod.path.strip("/") / "misc.max").exists()

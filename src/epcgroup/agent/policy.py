@@ -74,7 +74,7 @@ class Decision:
     def line(self, verb: str = "is") -> str:
         """Whose limit, what it should be and why, what it is (or was)."""
         now = f"{verb} {shown(self.now)}" if self.now is not None else self.obstacle
-        return f"{self.name}: limit {shown(self.wanted)} ({self.reason}); {now}"
+        return f"{self.name}: limit {shown(self.wanted)}, {self.reason}; {now}"
 
 
 def shown(limit_bytes: int | None) -> str:

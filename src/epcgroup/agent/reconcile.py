@@ -205,12 +205,12 @@ class Reconciler:
         if decision.act != "write":
             return Outcome(decision)
         target = "container" if decision.container else "pod"
-        why = f"{decision.name}: {decision.reason}; was {shown(decision.now)}"
+        why, now = f"{decision.name}: {decision.reason}", shown(decision.now)
         line = self.tree.max_line(decision.wanted)
         if self._dry_run:
-            self._once(f"would write {line} to {self.tree.shown(decision.path, 'misc.max')}: {why}")
+            self._once(f"would write {line} to {self.tree.shown(decision.path, 'misc.max')}: {why}; is {now}")
             return Outcome(decision, "would be written")
-        return Outcome(decision, self._write(target, decision.path, "misc.max", line, why))
+        return Outcome(decision, self._write(target, decision.path, "misc.max", line, f"{why}; was {now}"))
 
     def _write(self, target: str, path: str, name: str, text: str, why: str) -> str:
         """One write and its line; "written", "failed" or "gone"."""

@@ -82,7 +82,7 @@ def report(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int) -> list[st
     parts += [f"unclaimed {format_bytes(balance.unclaimed)}"] if balance.unclaimed is not None else []
     parts += [f"used {format_bytes(balance.used)}", f"over-claimed {format_bytes(balance.over_claimed)}"]
     here = sum(pod.instance.uid in snapshot.groups for pod in snapshot.pods)
-    lines = [f"{len(snapshot.pods)} pods known, {here} of them have cgroups; EPC: {', '.join(parts)}"]
+    lines = [f"pods: {len(snapshot.pods)} known, {here} with cgroups; EPC: {', '.join(parts)}"]
     for outcome in snapshot.outcomes:
         decision = outcome.decision
         said = outcome.result or {"right": "right", "cannot": "cannot be set"}.get(decision.act, "differs")
