@@ -40,6 +40,20 @@ def hear():
 """
 
 
+def is_mapped(pid: int, address: int) -> bool:
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        pagemap.seek(address // PAGE_SIZE * 8)
+        return bool(pagemap.read(8)[7] & 0x80)
+
+
+def stand_until(condition: Callable[[], bool]) -> None:
+    """Wait without turning the daemon."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        time.sleep(0.001)
+        assert time.monotonic() < deadline, "waited in vain"
+
+
 class Process:
     """A client that runs a script after PRELUDE."""
 
@@ -164,6 +178,9 @@ class Live:
     def close(self) -> None:
         for process in self._processes:
             process.stop()
+        for group in self._groups.values():
+            with contextlib.suppress(FileNotFoundError):  # the test has removed it
+                (group.folder / "cgroup.kill").write_text("1")  # what they forked
         try:
             self.settle()
             self.assert_empty()

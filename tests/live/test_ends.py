@@ -10,36 +10,52 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, PRELUDE, command
+from conftest import PATIENCE, PRELUDE, command, stand_until
 
 Boot = Callable[..., Any]
 
 CHURN = """
-enclave = Enclave(256 * PAGE)
-m, rng = enclave.memory, random.Random(int(sys.argv[1]))
-say("churns")
-while True:
-    m[rng.randrange(256) * PAGE] = 1
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while (seed := hear()) != "end":
+    if os.fork() == 0:
+        enclave = Enclave(256 * PAGE)
+        m, rng = enclave.memory, random.Random(seed)
+        say(os.getpid())
+        while True:
+            m[rng.randrange(256) * PAGE] = 1
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_clients_give_everything_back(live: Boot, seed: int) -> None:
-    """Six clients a round, killed at random turns, most of them inside a fault; the machine is empty after each."""
-    node = live(128)
-    rng = random.Random(seed)
-    clients = [node.client(CHURN, str(i)) for i in range(6)]
-    for client in clients:
-        assert client.line() == "churns"
-    for client in clients:
-        for _ in range(rng.randrange(40)):
-            node.daemon.turn(0.01)
-        os.kill(client.pid, signal.SIGKILL)
-        for _ in range(rng.randrange(5)):
-            node.daemon.turn(0)
-    assert [client.ended() for client in clients] == [-signal.SIGKILL] * 6
-    node.settle()
-    node.assert_empty()
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def test_240_killed_clients_give_everything_back(live: Boot) -> None:
+    """Six rounds of 40 clients that page all the time; every second is killed while it waits in a fault."""
+    node = live(256)
+    rng = random.Random(1)
+    parent = node.client(CHURN, group="/g")  # which forks them
+    in_a_fault = 0
+    for seed in range(6):
+        for n in range(40):
+            parent.tell(str(40 * seed + n))
+        pids = [int(parent.line()) for _ in range(40)]
+        rng.shuffle(pids)
+        for pid in pids:
+            for _ in range(rng.randrange(4)):
+                node.daemon.turn(0.01)
+            if in_a_fault < 20 * (seed + 1):
+                # Its memory is as large as the pool and the daemon stands still: it comes to a page that is not there.
+                stand_until(lambda pid=pid: _sleeps(pid))
+                in_a_fault += 1
+            os.kill(pid, signal.SIGKILL)
+        node.settle()
+        node.assert_empty()
+    assert in_a_fault == 120
+    assert node.daemon.revoked == node.daemon.dropped == 0
+    parent.tell("end")
+    assert parent.ended() == 0
 
 
 def test_a_client_that_dies_with_a_child_that_holds_its_connection_is_seen(live: Boot) -> None:

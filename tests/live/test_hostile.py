@@ -1,6 +1,7 @@
 """Clients that break the protocol are answered or dropped, get no page of anybody's, and nobody else notices."""
 
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable
@@ -31,9 +32,15 @@ class Bystander:
         self._client = node.client(HONEST)
         assert self._client.line() == "filled"
 
+    def tell(self, text: str) -> None:
+        self._client.tell(text)
+
+    def line(self) -> str:
+        return str(self._client.line())
+
     def assert_unharmed(self) -> None:
-        self._client.tell("check")
-        assert self._client.line() == "True"
+        self.tell("check")
+        assert self.line() == "True"
 
     def end(self) -> None:
         self.assert_unharmed()
@@ -203,7 +210,7 @@ with Enclave(16 * PAGE) as enclave:
 
 
 CHEAT = """
-import mmap
+import ctypes, mmap
 daemon = wire.connect()
 created = wire.ask(daemon, wire.Packet(wire.CREATE, a=1024 * PAGE))
 from epcgroup.live import uffd
@@ -222,14 +229,24 @@ try:
         other = mmap.mmap(file, created.a)
         for page in range(1024):
             other[page * PAGE] = 1
+    elif how == "second mapping, read only":
+        other = mmap.mmap(file, created.a, prot=mmap.PROT_READ)
+        for page in range(1024):
+            other[page * PAGE]
+    elif how == "duplicate":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mremap.restype = ctypes.c_void_p
+        libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+        view = (ctypes.c_ubyte * created.a).from_address(libc.mremap(address, 0, created.a, 1))
+        for page in range(1024):
+            view[page * PAGE] = 1
     elif how == "own copy":
-        import ctypes
         source = ctypes.create_string_buffer(2 * PAGE)
         for page in range(1024):
             uffd.copy(mine, address + page * PAGE, (ctypes.addressof(source) + PAGE - 1) & -PAGE)
     elif how == "unregister":
         uffd.unregister(mine, address, created.a)
-        view = (ctypes_array := __import__("ctypes").c_ubyte * created.a).from_address(address)
+        view = (ctypes.c_ubyte * created.a).from_address(address)
         for page in range(1024):
             view[page * PAGE] = 1
 except OSError as error:
@@ -239,17 +256,138 @@ hear()
 """
 
 
-@pytest.mark.parametrize("how", ["write", "second mapping", "own copy", "unregister"])
+@pytest.mark.parametrize(
+    "how", ["write", "second mapping", "second mapping, read only", "duplicate", "own copy", "unregister"]
+)
 def test_no_cheat_gets_more_than_the_pool_and_none_is_kept(live: Boot, how: str) -> None:
     """The kernel holds the file to the pool; the audit of the next turn takes what was taken, and the enclave."""
     node = live(96)
     bystander = Bystander(node)
     cheat = node.client(CHEAT, how)
     assert cheat.line() == "attached"
+    bystander.tell("check")  # it pages meanwhile
     cheat.tell()
-    # A touch beyond the pool is SIGBUS, and ends it before the audit does.
-    node.until(lambda: node.daemon.revoked == 1 or cheat.popen.poll() is not None)
-    assert node.used <= 96
+
+    def caught() -> bool:
+        assert node.used <= 96
+        # A touch beyond the pool is SIGBUS, and ends it before the audit does.
+        return node.daemon.revoked == 1 or cheat.popen.poll() is not None
+
+    node.until(caught)
     node.until(lambda: node.used == node.pager.in_pool)
+    assert bystander.line() == "True"
     cheat.stop()
+    bystander.end()
+
+
+def test_an_enclave_is_not_attached_where_another_is(live: Boot) -> None:
+    """Neither by a userfaultfd of its own nor by the other's; what is there stays right."""
+    node = live(96)
+    client = node.client(
+        """
+from epcgroup.live import uffd
+first = Enclave(64 * PAGE)
+for page in range(64):
+    first.memory[page * PAGE] = page
+for whose in ("own", "other's"):
+    daemon = wire.connect()
+    file, device, lifeline = wire.ask(daemon, wire.Packet(wire.CREATE, a=64 * PAGE)).fds
+    fd = uffd.new_from_device(device) if whose == "own" else first._uffd
+    try:
+        wire.ask(daemon, wire.Packet(wire.ATTACH, a=first.address, fds=(fd,)))
+    except OSError as error:
+        say(os.strerror(error.errno))
+say(all(first.memory[page * PAGE] == page for page in range(64)))
+"""
+    )
+    assert client.line() == "Device or resource busy"
+    assert client.line() == "Invalid argument"
+    assert client.line() == "True"
+    assert client.ended() == 0
+
+
+def test_an_enclave_where_a_closed_one_was_begins_empty_and_keeps_its_own(live: Boot) -> None:
+    node = live(96)
+    client = node.client(
+        """
+seen = set()
+for n in range(1, 9):
+    with Enclave(128 * PAGE) as enclave:
+        m = enclave.memory
+        seen.add(enclave.address)
+        assert not any(m[::PAGE])
+        for page in range(128):
+            m[page * PAGE] = n
+        say(sum(m[::PAGE]) == 128 * n)
+say(len(seen))
+"""
+    )
+    assert [client.line() for _ in range(8)] == ["True"] * 8
+    assert client.line() == "1"  # the kernel gave the same address every time
+    assert client.ended() == 0
+
+
+def test_a_flood_of_creations_ends_at_the_limit_of_its_group(live: Boot) -> None:
+    """Each costs a SECS and a VA page, nobody ever attaches."""
+    node = live(256)
+    bystander = Bystander(node)
+    node.limit("/flood", 64)
+    client = node.client(
+        """
+connections = []
+for n in range(1000):
+    connections.append(wire.connect())
+    try:
+        wire.ask(connections[-1], wire.Packet(wire.CREATE, a=PAGE))
+    except OSError as error:
+        say(n, error.errno)
+        break
+hear()
+""",
+        group="/flood",
+    )
+    assert client.line() == "32 12"
+    assert node.machine.usage_bytes(node.path("/flood")) == 64 * 4096
+    bystander.assert_unharmed()
+    client.tell()
+    assert client.ended() == 0
+    node.until(lambda: node.machine.usage_bytes(node.path("/flood")) == 0)
+    bystander.end()
+
+
+def test_without_descriptors_clients_are_refused_and_nothing_of_them_stays(live: Boot) -> None:
+    """The daemon may open none, one, two... more files: a client is served when that is enough, and refused before."""
+    node = live(96)
+    bystander = Bystander(node)
+    client = node.client(
+        """
+while hear() != "end":
+    try:
+        with Enclave(16 * PAGE) as enclave:
+            enclave.memory[0] = 1
+            say("served")
+    except OSError as error:
+        say(os.strerror(error.errno))
+"""
+    )
+    before, highest = _open_fds(), max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+    holes = [os.dup(0) for _ in range(highest)]  # no number below is free
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    answers = []
+    try:
+        while "served" not in answers and len(answers) < 30:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(holes) + 1 + len(answers), hard))
+            client.tell("try")
+            answers.append(client.line())
+            bystander.assert_unharmed()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in holes:
+            os.close(fd)
+    assert answers[0] in ("Connection reset by peer", "Broken pipe")  # it was hung up on
+    assert "Too many open files" in answers
+    assert answers[-1] == "served"
+    client.tell("end")
+    assert client.ended() == 0
+    node.until(lambda: len(node.daemon.status()["enclaves"]) == 1 and _open_fds() <= before)
     bystander.end()

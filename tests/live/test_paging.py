@@ -2,22 +2,16 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import is_mapped
 
 from epcgroup.live import batch, uffd
 from epcgroup.live.pager import Area, Pager
 from epcgroup.units import PAGE_SIZE
 
 Boot = Callable[..., Any]
-
-
-def is_mapped(pid: int, address: int) -> bool:
-    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
-        pagemap.seek(address // PAGE_SIZE * 8)
-        return bool(pagemap.read(8)[7] & 0x80)
 
 
 FILL_AND_CHECK = """

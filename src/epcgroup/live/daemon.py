@@ -9,6 +9,7 @@ the pool than the machine gave is revoked: SIGBUS.
 below it), the pool's pages exactly those of the machine.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -95,6 +96,7 @@ class Daemon:
         self._next = 1
         self._lock = self._take_place()
         self._device = os.open(uffd.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        self._spare = os.dup(self._device)  # a descriptor to do without when there is none
         self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing="ages")
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
@@ -148,6 +150,7 @@ class Daemon:
         self._epoll.close()
         self.pool.close()
         os.close(self._device)
+        os.close(self._spare)
         os.close(self._lock)
 
     # ---- the loop ----------------------------------------------------------------------------------
@@ -209,7 +212,8 @@ class Daemon:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
                 raise
-            self._drop_oldest_silent()
+            if not self._drop_oldest_silent():
+                self._hang_up()
             return
         peer.setblocking(False)
         pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -227,12 +231,21 @@ class Daemon:
         if sum(c.area is None and c.recording is None for c in self._clients.values()) > MAX_SILENT:
             self._drop_oldest_silent()
 
-    def _drop_oldest_silent(self) -> None:
+    def _hang_up(self) -> None:
+        """No descriptor is left for who connects: end the connection, else it would be ready for ever."""
+        os.close(self._spare)
+        with contextlib.suppress(BlockingIOError):  # it has gone meanwhile
+            self._server.accept()[0].close()
+            self.dropped += 1
+        self._spare = os.dup(self._device)
+
+    def _drop_oldest_silent(self) -> bool:
         for client in self._clients.values():
             if client.area is None and client.recording is None and not client.ended:
                 self.dropped += 1
                 self._end(client)
-                return
+                return True
+        return False
 
     def _hear(self, client: Client) -> None:
         """One packet of a client. Whatever is wrong with it ends this client only."""
@@ -322,8 +335,9 @@ class Daemon:
         area = self.pager.new_area(name, number, nr_pages)
         opened = [area.file]
         try:
-            opened += (os.dup(client.pidfd), *os.pipe2(os.O_CLOEXEC))
-            opened += (os.dup(area.file), os.dup(self._device))
+            opened += os.pipe2(os.O_CLOEXEC)
+            for fd in (client.pidfd, area.file, self._device):
+                opened.append(os.dup(fd))
             self.machine.enclave_create(name, group, nr_pages)
         except OSError:
             self.pager.forget(area)
@@ -334,7 +348,7 @@ class Daemon:
             self.faults.carry_out()
         if self.machine.series != "v2" and not to_be_built:
             self.machine.init(name)
-        _, area.pidfd, theirs, client.lifeline, file, device = opened
+        _, theirs, client.lifeline, area.pidfd, file, device = opened
         client.group, client.area, client.counted = group, area, {}
         self._by_area[name] = client
         for recording in self._recordings:

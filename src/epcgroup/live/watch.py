@@ -27,7 +27,7 @@ class Watchdog:
         excused = {area.id for area, _ in without_room}
         for area in list(self._pager.areas.values()):
             message = area.last_fault
-            if message is None or area.ended or area.id in excused or not uffd.nr_waiting(area.uffd):
+            if message is None or area.ended or area.id in excused or not _somebody_waits(area):
                 continue
             if last.get(area.id) is message:
                 self._report(area, (message[2] - area.address) // PAGE_SIZE)
@@ -42,3 +42,10 @@ class Watchdog:
             state = STATES[area.state[page]]
         self._say(f"enclave {area.id}: a fault in page {page} ({state}) has no answer; it is asked again")
         self._pager.wake(area, 0, area.nr_pages)
+
+
+def _somebody_waits(area: Area) -> bool:
+    try:
+        return uffd.nr_waiting(area.uffd) > 0
+    except OSError:  # no descriptor left to look with
+        return False
