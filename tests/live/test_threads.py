@@ -73,6 +73,8 @@ say(m[3 * PAGE])
     while is_mapped(client.pid, area.at(3)):
         uffd.process_madvise(area.pidfd, [area.at(3)], uffd.MADV_PAGEOUT)
     monkeypatch.setattr(uffd, "resume", lambda fd, address: None)
+    area.watches[node] = lambda page: None  # who is watched is served by `uffd`, not by compiled code
+    node.daemon.faults.set_watched(area)
     client.tell()
     node.until(lambda: area.state[3] == MAPPED)
     monkeypatch.undo()
