@@ -176,7 +176,7 @@ def test_containers_enclaves_and_threads_of_a_pod_count_together(tmp_path: Path)
     assert p.faults >= 150
     assert (p.page_ins, p.page_outs) == (0, 0)
     assert p.outcome.startswith("finished at ")
-    assert sum(p.stalls) > 0 and p.stall_seconds > 0 and p.busy_seconds == pytest.approx(p.touches * 1e-6)
+    assert p.build_seconds > 0 and p.busy_seconds == pytest.approx(p.touches * 1e-6)
 
 
 def test_a_pod_starts_and_stops_when_the_plan_says(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ host's monotonic clock at which the container starts. It says "ready" when it wa
 A touch is a store into the page. Touches are done some hundred at a time by numpy, which lets other threads run while
 one of them waits in a fault; the computing between them follows in one piece. Computing is CPU time of the thread,
 waiting for a CPU is what the kernel says (schedstat), and what a batch of touches with faults in it took beyond what it
-takes without is stall. The faults of a batch share its stall evenly.
+takes without is stall. The faults of a batch share its stall evenly; those that are the first touch of a page since
+the build count as building, as in a simulation.
 """
 
 import math
@@ -19,11 +20,12 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from epcgroup.enact.account import BUILD, BUSY, REFUSED, STALL, STALLS, STOP, TOUCHES, WAIT, Account
 from epcgroup.live.client import Enclave
 from epcgroup.sim.plan import ContainerPlan, enclave_name, heap_pages, start_threads
-from epcgroup.sim.workload import Workload
+from epcgroup.sim.workload import Pages, Workload
 from epcgroup.trace import STALL_BUCKETS, STALL_BUCKETS_PER_OCTAVE
 from epcgroup.units import PAGE_SIZE
 
@@ -32,6 +34,10 @@ MAX_BATCH = 500  # touches
 BUILT_OF_EDMM = 16  # pages, as in a simulation
 WORDS = PAGE_SIZE // 8
 _SCRATCH = 2048  # words that computing passes over: a microsecond or so
+
+
+Words = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,19 +87,20 @@ def _enclave(job: Job, account: Account, index: int) -> None:
         os._exit(1)
     rows[0, BUILD] = time.monotonic_ns() - begun
     memory = np.frombuffer(enclave.memory, np.int64)
+    fresh = np.arange(heap) < built_pages(c)
     threads = [
-        threading.Thread(target=_touch, args=(workload, memory, row, account.client), daemon=True)
+        threading.Thread(target=_touch, args=(workload, memory, fresh, row, account.client), daemon=True)
         for workload, row in zip(workloads[1:], rows[1:], strict=True)
     ]
     for thread in threads:
         thread.start()
-    _touch(workloads[0], memory, rows[0], account.client)
+    _touch(workloads[0], memory, fresh, rows[0], account.client)
     for thread in threads:
         thread.join()
 
 
-def _touch(workload: Workload, memory: "np.ndarray", row: "np.ndarray", client: "np.ndarray") -> None:
-    """One thread at work until it has finished or is told to stop."""
+def _touch(workload: Workload, memory: Words, fresh: Flags, row: Words, client: Words) -> None:
+    """One thread at work until it has finished or is told to stop. `fresh`: pages not touched since the build."""
     clock, scratch, value = time.monotonic_ns, np.zeros(_SCRATCH, np.int64), np.ones(1, np.int64)
     schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     waited = _waited(schedstat)
@@ -108,10 +115,12 @@ def _touch(workload: Workload, memory: "np.ndarray", row: "np.ndarray", client: 
             memory.put(words, value)
             took = clock() - begun
             after, faults = _waited(schedstat), _faults() - faults_before
+            first = min(faults, _touched_first(fresh, batch.pages))
             if faults:
-                stall = max(0, took - (after - before) - int(n * access_ns))
-                row[STALL] += stall
-                row[STALLS + _bucket(stall / faults)] += faults
+                stall = max(0, took - (after - before) - int(n * access_ns)) / faults  # of each
+                row[BUILD] += round(first * stall)
+                row[STALL] += round((faults - first) * stall)
+                row[STALLS + _bucket(stall)] += faults - first
             owed += n * (batch.touch_ns - access_ns)
             row[BUSY] += round(n * batch.touch_ns)
             row[TOUCHES] += n
@@ -124,6 +133,13 @@ def _touch(workload: Workload, memory: "np.ndarray", row: "np.ndarray", client: 
         if batch.idle_ns:
             time.sleep(batch.idle_ns / 1e9)
     os.close(schedstat)
+
+
+def _touched_first(fresh: Flags, pages: Pages) -> int:
+    """How many pages of a batch had not been touched; now they have. (Threads of an enclave may count one twice.)"""
+    first = np.unique(pages[fresh[pages]])
+    fresh[first] = False
+    return len(first)
 
 
 def _bucket(nanoseconds: float) -> int:

@@ -211,7 +211,7 @@ _PROFILES: dict[str, CostProfile] = {
     )
 }
 # Live paging (epcgroup run --live): nanoseconds that `make bench` measured, as cycles of a clock of 1 GHz. The first
-# touch of a built page is a fault and no more; a reload with its eviction is split by what their steps cost.
+# touch of a new page is a fault and no more; a reload with its eviction is split by what their steps cost.
 _LIVE_SOURCE = "python -m bench --only live-costs, on 2 CPUs of a virtual machine (Intel Xeon, Linux 6.18)"
 _LIVE_NS = {"eadd": 12_000, "fault_path": 20_000, "eldu": 5_000, "ewb": 11_000}
 
