@@ -360,6 +360,31 @@ def test_what_was_written_and_loaded_is_told_in_order(machine: Boot) -> None:
     assert list(m.drain()) == []
 
 
+def test_accessed_bits_that_were_cleared_are_told_before_the_pages_that_go(machine: Boot) -> None:
+    m = limited(machine, 200, 8, tracing="ages")
+    enclave(m, "e", pages=10)
+    assert m.touch("e", [6, 7, 8]).stop is None
+    list(m.drain())
+    # All that are resident (6 to 9) are taken off the list at once: three stay for their accessed bits.
+    assert m.touch("e", [0, 1, 2], retry=5).stop is None
+    kinds = [(kind, first, n) for kind, id, first, n in m.drain() if id == "e"]
+    assert kinds[:4] == [(2, 0, 2), (4, 6, 3), (4, 0, 2), (1, 9, 1)]
+
+
+def test_a_single_fault_does_what_a_touch_of_one_page_does(machine: Boot) -> None:
+    one, other = (limited(machine, 200, 8, tracing="ages") for _ in range(2))
+    for m in (one, other):
+        enclave(m, "e", pages=10)
+    stops = set()
+    for page, retry in ((9, 0), (0, 0), (1, 0), (2, 0), (3, 0), (2, 5), (11, 5), (64, 0), (8, 0)):
+        stop = one.fault("e", page, retry=retry)
+        assert stop == other.touch("e", [page], retry=retry).stop
+        stops.add(stop)
+    assert stops == {None, "EBUSY", "SEGV"}
+    assert list(one.drain()) == list(other.drain())
+    assert one.counters() == other.counters()
+
+
 # ---- virtual EPC and memory errors ---------------------------------------------------------------
 
 

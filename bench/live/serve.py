@@ -7,8 +7,9 @@ and the seals. SIGUSR1: unmap all mapped pages, as if the machine had cleared th
 
 import signal
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from types import FrameType
+from typing import ClassVar
 
 from epcgroup.live.daemon import Daemon
 from epcgroup.live.faults import Faults
@@ -22,13 +23,14 @@ class FifoFaults(Faults):
     """Faults without the machine: `limit` pages an area."""
 
     limit = 0
+    fifos: ClassVar[defaultdict[str, deque[int]]] = defaultdict(deque)
 
     def _fault(self, area: Area, page: int, flags: int) -> None:
         state = area.state[page]
         if state not in (NEW, SEALED):
             super()._fault(area, page, flags)
             return
-        pages: deque[int] = area.__dict__.setdefault("fifo", deque())
+        pages = self.fifos[area.id]
         if len(pages) == self.limit:
             self.pager.write_out(area, sorted(pages.popleft() for _ in range(BATCH)))
         pages.append(page)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import is_mapped
 
+from epcgroup.kernel.structs import P_YOUNG
 from epcgroup.live import batch, uffd
 from epcgroup.live.pager import Area, Pager
 from epcgroup.units import PAGE_SIZE
@@ -71,7 +72,7 @@ with Enclave(128 * PAGE) as enclave:
     assert sorted(area.store.sealed) == list(range(16))
     while pageout and is_mapped(client.pid, area.at(16)):
         # PAGEOUT leaves out pages that another CPU has on its way to a list.
-        uffd.process_madvise(area.pidfd, [area.at(16)], uffd.MADV_PAGEOUT)
+        uffd.process_madvise(area.pidfd, [(area.at(16), PAGE_SIZE)], uffd.MADV_PAGEOUT)
     client.tell()
     assert client.line() == "more"
     assert area.counters["soft_faults"] == 1
@@ -79,6 +80,38 @@ with Enclave(128 * PAGE) as enclave:
     assert all(page in area.store.sealed for page in range(17, 32))
     client.tell()
     assert client.ended() == 0
+
+
+def test_pages_that_one_turn_maps_again_are_all_told_to_the_machine(live: Boot) -> None:
+    """Many soft faults make a turn where every turn is not audited; the machine hears of each page."""
+    node = live(128)
+    node.daemon.faults.soft_a_turn = 64
+    client = node.client(
+        """
+with Enclave(64 * PAGE) as enclave:
+    for page in range(40):
+        enclave.memory[page * PAGE] = page
+    say("filled")
+    hear()
+    say(sum(enclave.memory[page * PAGE] == page for page in range(40)))
+"""
+    )
+    assert client.line() == "filled"
+    (area,) = node.pager.areas.values()
+    base = node.machine.enclaves[area.id].base
+    state = node.machine.k.state[base : base + 40]
+    state &= 255 ^ P_YOUNG
+    node.pager.unmap(area, list(range(40)))
+    for page in range(40):
+        while is_mapped(client.pid, area.at(page)):
+            uffd.process_madvise(area.pidfd, [(area.at(page), PAGE_SIZE)], uffd.MADV_PAGEOUT)
+    turns = node.daemon.turns
+    client.tell()
+    assert client.line() == "40"
+    assert client.ended() == 0
+    assert area.counters["soft_faults"] == 40
+    assert (state & P_YOUNG).all()
+    assert node.daemon.turns > turns
 
 
 def test_no_group_on_the_path_ever_passes_its_limit(live: Boot) -> None:

@@ -18,7 +18,7 @@ PAGE = 4096
 UNMAPPED, MAPPED = 3, 2  # states of a page, see pager.py
 SOFT = 64  # soft faults of one wait
 _ESRCH, _EBADF, _EAGAIN = 3, 9, 11
-_WRITEPROTECT, _CONTINUE, _MODE_WP = 0xC018AA06, 0xC020AA07, 1
+_COPY, _WRITEPROTECT, _CONTINUE, _MODE_WP = 0xC028AA03, 0xC018AA06, 0xC020AA07, 1
 _EVENT_FAULT = 0x12
 _KEEP_SIZE_PUNCH_HOLE = 3
 _RWF_NOWAIT = 8
@@ -32,6 +32,7 @@ _ioctl = types.ExternalFunction("ioctl", _i32(_i32, _i64, _i64))
 _pread = types.ExternalFunction("pread", _i64(_i32, _i64, _i64, _i64))
 _preadv2 = types.ExternalFunction("preadv2", _i64(_i32, _i64, _i32, _i64, _i32))
 _fallocate = types.ExternalFunction("fallocate", _i32(_i32, _i32, _i64, _i64))
+_fstatfs = types.ExternalFunction("fstatfs", _i32(_i32, _i64))
 _epoll_wait = types.ExternalFunction("epoll_wait", _i32(_i32, _i64, _i32, _i32))
 _errno_location = types.ExternalFunction("__errno_location", types.CPointer(_i32)())
 
@@ -88,6 +89,14 @@ def write_protect(uffd, address, pages):
 
 
 @_compiled
+def copy(uffd, address, source):
+    """Put one page there and wake whoever waits for it: 0 or an errno."""
+    words = np.zeros(5, np.int64)
+    words[0], words[1], words[2] = address, source, PAGE
+    return 0 if _ioctl(uffd, _COPY, words.ctypes.data) == 0 else _errno_location()[0]
+
+
+@_compiled
 def read(file, pages, buffer):
     """Read the pages one behind the other into `buffer`: 0 or an errno. What the file does not have is zeros."""
     at = 0
@@ -117,23 +126,25 @@ def punch(file, pages):
 
 
 class Ears:
-    """Who is listened to: what `wait` reads, and where it writes what it has heard."""
+    """Who is listened to: what `wait` reads, and where it writes what it has heard. `pool`: descriptor of the tmpfs."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: int) -> None:
+        self._pool = pool
         self._slots = np.full(64, -1)  # by descriptor: row of areas, -1: not an area's
         self._areas = np.zeros((16, 3), np.int64)  # address, pages, address of the page states (a byte each)
         self._heard = np.zeros((_ROWS, 5), np.int64)
-        self._scratch = np.zeros(4 * _READ + 8 + 2 * _EVENTS, np.int64)
+        self._scratch = np.zeros(4 * _READ + 16 + 2 * _EVENTS, np.int64)
         self._words = self._heard.reshape(-1).data
         self._set_addresses()
         # Compile everything now, not while the first client waits.
         nothing = np.empty(0, np.int64)
-        write_protect(-1, 0, nothing), read(-1, nothing, np.empty(0, np.uint8)), punch(-1, nothing)
+        copy(-1, 0, 0), write_protect(-1, 0, nothing), read(-1, nothing, np.empty(0, np.uint8)), punch(-1, nothing)
         self.wait(-1, 0, 1)
 
     def _set_addresses(self) -> None:
-        tables = (self._areas, self._heard, self._scratch)
-        self._addresses = (self._slots.ctypes.data, len(self._slots), *(table.ctypes.data for table in tables))
+        tables = (self._slots, self._areas, self._heard, self._scratch)
+        context = np.array([0, self._pool, len(self._slots), *(table.ctypes.data for table in tables)])
+        self._context, self._at = context.data, context.ctypes.data
 
     def add(self, fd: int, address: int, states: int) -> int:
         """Listen to an area's userfaultfd; its slot. No page of it is served by `wait` until `set_pages`."""
@@ -158,6 +169,11 @@ class Ears:
         self._slots[fd] = -1
         return slot
 
+    @property
+    def pages_in_pool(self) -> int:
+        """What the kernel counted when the last wait ended."""
+        return self._context[0]
+
     def wait(self, epoll: int, timeout: float | None, most: int) -> tuple[list[list[int]], list[list[int]], list[int]]:
         """Wait, at most `timeout` seconds, for something that is not just a page of state UNMAPPED to be mapped again,
         or for `most` of those.
@@ -167,7 +183,7 @@ class Ears:
         events cannot be read.
         """
         milliseconds = -1 if timeout is None else math.ceil(timeout * 1000)
-        messages, soft, others = _wait(epoll, milliseconds, most, *self._addresses)
+        messages, soft, others = _wait(epoll, milliseconds, most, self._at)
         if soft == others == 0 and messages == 1:
             return [self._words[:5].tolist()], [], []
         behind = messages + others
@@ -179,12 +195,14 @@ class Ears:
 
 
 @_compiled
-def _wait(epoll, timeout, most, slots_at, nr_slots, areas_at, heard_at, scratch_at):
+def _wait(epoll, timeout, most, ears_at):
     """The number of messages, of soft faults, of other descriptors. Rows of `heard`: messages, then descriptors; soft
     faults from the last row up."""
-    slots, areas, heard = _words_at(slots_at), _words_at(areas_at), _words_at(heard_at)
+    ears = _words_at(ears_at)
+    nr_slots, scratch_at = ears[2], ears[6]
+    slots, areas, heard = _words_at(ears[3]), _words_at(ears[4]), _words_at(ears[5])
     buffer, words = _words_at(scratch_at), _words_at(scratch_at + 8 * 4 * _READ)
-    events_at = scratch_at + 8 * 4 * _READ + 64
+    events_at = scratch_at + 8 * (4 * _READ + 16)
     events = _bytes_at(events_at)
     fds = np.empty(_EVENTS, np.int64)
     messages = soft = others = 0
@@ -221,6 +239,8 @@ def _wait(epoll, timeout, most, slots_at, nr_slots, areas_at, heard_at, scratch_
                     heard[5 * messages + 1 + part] = buffer[word + part]
                 messages += 1
         if n <= 0 or others != 0 or messages != 0 or soft >= most:
+            _fstatfs(ears[1], scratch_at + 8 * 4 * _READ)
+            ears[0] = words[2] - words[3]  # blocks, free blocks
             for i in range(others):
                 heard[5 * (messages + i)] = fds[i]
             return messages, soft, others

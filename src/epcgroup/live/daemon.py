@@ -184,6 +184,9 @@ class Daemon:
         elif timeout is None and self._by_area:
             timeout = WATCH_SECONDS
         ready = self.faults.wait(self._epoll.fileno(), timeout)
+        if not self.faults.pool_is_as_counted():
+            explained = self._find_difference()
+            assert not self.strict or explained or self.pool.used_pages() == self.pager.in_pool
         self._look_around()
         self.faults.hear()
         for fd in ready:
@@ -200,7 +203,8 @@ class Daemon:
         self.faults.turn()
         if self._ended:
             self._release_ended()
-        self._audit()
+        if self.strict:
+            self._assert_exact()
 
     # ---- clients -----------------------------------------------------------------------------------
 
@@ -531,14 +535,6 @@ class Daemon:
 
     # ---- audit -------------------------------------------------------------------------------------
 
-    def _audit(self) -> None:
-        """The kernel's count against ours."""
-        if self.pool.used_pages() != self.pager.in_pool:
-            explained = self._find_difference()
-            assert not self.strict or explained or self.pool.used_pages() == self.pager.in_pool
-        if self.strict:
-            self._assert_exact()
-
     def _find_difference(self) -> bool:
         """Revoke who has written to the file or removed pages from it behind our back. Was there one?"""
         found = False
@@ -546,7 +542,6 @@ class Daemon:
             if client.area is not None and pages_of_file(client.area.file) != client.area.in_pool:
                 found = True
                 self._revoke(client)
-        self._release_ended()
         for ghost in self._ghosts.values():
             found = found or pages_of_file(ghost.file) > 0
             os.ftruncate(ghost.file, 0)
@@ -576,6 +571,8 @@ class Daemon:
     def _look_around(self) -> None:
         """What nobody tells us, now and then: who has moved to another cgroup, and faults without an answer."""
         now = time.monotonic()
+        if now < self._next_follow and now < self._next_watch:
+            return
         if now >= self._next_follow:
             self._next_follow = now + FOLLOW_SECONDS
             self.follow()

@@ -6,13 +6,14 @@ no room yet is repeated, as a processor does, for as long as it takes. An area t
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from epcgroup.live import batch, uffd
 from epcgroup.live.pager import HIDDEN, MAPPED, NEW, POISONED, SEALED, STAGED, UNMAPPED, Area, Pager, Revoked
 from epcgroup.machine import TP_AGE, TP_ELDU, TP_EWB, TP_OOM, Machine
 from epcgroup.units import PAGE_SIZE
 
+_FAULT = uffd.EVENT_FAULT
 FAULT_TRIES = 16  # a turn, of a fault that finds no room, each after all reclaim that was wanted
 WAIT_SECONDS = 0.01  # until a fault that found no room is tried again
 
@@ -29,7 +30,7 @@ class Faults:
         self._late: list[tuple[Area, uffd.Message]] = []  # heard while something else was done
         self._ksgxd_runs = False
         self.soft_a_turn = batch.SOFT  # so many faults that only map a page again make a turn
-        self._ears = batch.Ears()
+        self._ears = batch.Ears(pager.pool.fd)
         self._areas: dict[int, Area] = {}  # by slot of the ears
         self._heard: list[list[int]] = []
         self._mapped_again: list[list[int]] = []
@@ -56,16 +57,16 @@ class Faults:
         self._heard, self._mapped_again, others = self._ears.wait(epoll, timeout, self.soft_a_turn)
         return others
 
+    def pool_is_as_counted(self) -> bool:
+        """When the last wait ended, did the kernel count as many pages in the pool as we do?"""
+        return self._ears.pages_in_pool == self.pager.in_pool
+
     def hear(self) -> None:
         """Deal with what areas had to say."""
         if self._mapped_again:
             self._tell_touches()
-        for slot, event, a, b, c in self._heard:
-            area = self._areas[slot]
-            if event:
-                self._message(area, (event, a, b, c))
-            else:  # its events cannot be read: EMFILE, what it forks with the mapping has no descriptor here
-                self._revoke(area)
+        for slot, *message in self._heard:
+            self._message(self._areas[slot], message)
 
     def _tell_touches(self) -> None:
         """Tell the machine of the pages that were mapped again, before it decides anything."""
@@ -80,16 +81,19 @@ class Faults:
 
     def turn(self) -> None:
         """What is left to do when everybody has been heard."""
-        while self._late:
-            self._message(*self._late.pop(0))
-        if self.waiting:
-            waiting, self.waiting = self.waiting, []
-            for area, page in waiting:
-                if not area.ended and area.state[page] in (NEW, SEALED):
-                    self._try_again(area, page)
+        if self._late or self.waiting:
+            self._catch_up()
         self._background()
         if self.pager.put_off:
             self._put_back()
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self._message(*self._late.pop(0))
+        waiting, self.waiting = self.waiting, []
+        for area, page in waiting:
+            if not area.ended and area.state[page] in (NEW, SEALED):
+                self._try_again(area, page)
 
     def _put_back(self) -> None:
         for area, page in [*self.pager.put_off]:
@@ -141,25 +145,28 @@ class Faults:
             self._revoke(area)
             return []
 
-    def _message(self, area: Area, message: uffd.Message) -> None:
-        event, a, b, _ = message
-        if event == uffd.EVENT_FORK:
-            os.close(a & 0xFFFFFFFF)
+    def _message(self, area: Area, message: Sequence[int]) -> None:
+        event, flags, address, _ = message
+        if event != _FAULT:
+            # fork with the mapping, mremap, munmap, MADV_REMOVE or MADV_DONTNEED (the event does not say which of the
+            # two): what it would see could be wrong, so it sees nothing any more. Or its events cannot be read (EMFILE:
+            # what it forks with the mapping has no descriptor here).
+            if event == uffd.EVENT_FORK:
+                os.close(flags & 0xFFFFFFFF)
+            if not area.ended:
+                self._revoke(area)
+            return
         if area.ended:
             return
-        if event != uffd.EVENT_FAULT:
-            # fork with the mapping, mremap, munmap, MADV_REMOVE or MADV_DONTNEED (the event does not say which of the
-            # two): what it would see could be wrong, so it sees nothing any more.
-            self._revoke(area)
-            return
         area.last_fault = message
-        page = (b - area.address) // PAGE_SIZE
+        page = (address - area.address) // PAGE_SIZE
         try:
             if not 0 <= page < area.nr_pages:
                 raise Revoked("a fault outside")
-            for watch in area.watches.values():
-                watch(page)
-            self._fault(area, page, a)
+            if area.watches:
+                for watch in area.watches.values():
+                    watch(page)
+            self._fault(area, page, flags)
         except Revoked:
             self._revoke(area)
 

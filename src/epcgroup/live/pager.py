@@ -13,7 +13,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,6 @@ import numpy.typing as npt
 from epcgroup.live import batch, uffd
 from epcgroup.live.pool import Pool
 from epcgroup.live.store import SealError, Store
-from epcgroup.live.uffd import Message
 from epcgroup.units import PAGE_SIZE
 
 # State of a page: never touched; in the store; mapped; unmapped but in the pool; in plain, waiting for a copy or a
@@ -55,7 +54,7 @@ class Area:
     uffd: int = -1  # set when the client has attached
     pidfd: int = -1
     address: int = 0
-    last_fault: Message | None = None
+    last_fault: Sequence[int] | None = None  # a message, see uffd.py
     ended: bool = False  # it holds nothing of the pool any more
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
@@ -178,16 +177,15 @@ class Pager:
     def _put(self, area: Area, page: int, data: bytes) -> None:
         """Put a page into the pool. When the kernel puts it off, it is staged and in `put_off`."""
         self._page[:] = data
-        try:
-            uffd.copy(area.uffd, area.address + page * PAGE_SIZE, self._source)
-        except OSError as error:
+        error = batch.copy(area.uffd, area.address + page * PAGE_SIZE, self._source)
+        if error:
             area.staged[page] = data
             area.state[page] = STAGED
-            if error.errno in (errno.EAGAIN, errno.ENOMEM):
+            if error in (errno.EAGAIN, errno.ENOMEM):
                 # ENOMEM: somebody takes pages behind our back, until the next audit.
                 self.put_off.add((area, page))
-            elif error.errno not in _GONE:  # nobody is left to see it; its connection ends next
-                raise Revoked(f"copy: {error.strerror}") from error
+            elif error not in _GONE:  # nobody is left to see it; its connection ends next
+                raise Revoked(f"copy: {os.strerror(error)}")
             return
         area.state[page] = MAPPED
         area.in_pool += 1

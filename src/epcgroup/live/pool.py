@@ -16,21 +16,21 @@ class Pool:
 
     def __init__(self, nr_pages: int) -> None:
         self.nr_pages = nr_pages
-        self._fd = uffd.new_tmpfs(nr_pages * PAGE_SIZE)
+        self.fd = uffd.new_tmpfs(nr_pages * PAGE_SIZE)
 
     def new_file(self, nr_pages: int) -> int:
         """A descriptor of an empty file of so many pages; it uses no page of the pool yet."""
-        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         os.ftruncate(fd, nr_pages * PAGE_SIZE)
         return fd
 
     def used_pages(self) -> int:
         """What the kernel counts."""
-        stat = os.fstatvfs(self._fd)
+        stat = os.fstatvfs(self.fd)
         return stat.f_blocks - stat.f_bfree
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def pages_of_file(fd: int) -> int:

@@ -5,7 +5,7 @@ and the machine is not what it waits for (no room: that may last). It is reporte
 asks again. A thread that stalls while others of its enclave are served is seen when these rest.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from epcgroup.live import uffd
 from epcgroup.live.pager import STATES, Area, Pager
@@ -19,7 +19,7 @@ class Watchdog:
         self.stalled = 0
         self._pager = pager
         self._say = say
-        self._last: dict[str, uffd.Message] = {}  # of each enclave in which somebody waited
+        self._last: dict[str, Sequence[int]] = {}  # of each enclave in which somebody waited
 
     def look(self, without_room: Collection[tuple[Area, int]]) -> None:
         """Compare with the last look. `without_room`: the faults that wait for the machine."""
