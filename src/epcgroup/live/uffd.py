@@ -23,7 +23,6 @@ DEVICE = "/dev/userfaultfd"
 
 _SYS_PROCESS_MADVISE, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 440, 430, 431, 432
 MADV_DONTFORK, MADV_PAGEOUT = 10, 21
-_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _PROT_READ_WRITE, _MAP_SHARED = 3, 1
@@ -33,7 +32,7 @@ _API, _REGISTER, _UNREGISTER, _WAKE = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0x8010
 _COPY, _WRITEPROTECT, _CONTINUE, _POISON = 0xC028AA03, 0xC018AA06, 0xC020AA07, 0xC020AA08
 _API_VERSION = 0xAA
 _MODE_MISSING, _MODE_WP, _MODE_MINOR = 1, 2, 4
-_WP_SET, _WP_DONTWAKE = 1, 2
+_WP_DONTWAKE = 2
 
 FEATURES = {
     "PAGEFAULT_FLAG_WP": 0, "EVENT_FORK": 1, "EVENT_REMAP": 2, "EVENT_REMOVE": 3, "MISSING_SHMEM": 5,
@@ -53,7 +52,6 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -91,11 +89,6 @@ def unmap(address: int, size: int) -> None:
 
 def madvise(address: int, size: int, advice: int) -> None:
     _checked(_libc.madvise(address, size, advice))
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Free the blocks of a part of a file; every mapping of it loses the pages."""
-    _checked(_libc.fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, offset, length))
 
 
 def new_tmpfs(size_bytes: int) -> int:
@@ -155,11 +148,6 @@ def copy(uffd: int, address: int, source: int) -> None:
 def resume(uffd: int, address: int) -> None:
     """UFFDIO_CONTINUE: map the page that the file has."""
     ioctl(uffd, _CONTINUE, _Q4.pack(address, PAGE_SIZE, 0, 0))
-
-
-def write_protect(uffd: int, address: int, length: int) -> None:
-    """After this returned no store reaches the pages: the next one waits."""
-    ioctl(uffd, _WRITEPROTECT, _Q3.pack(address, length, _WP_SET))
 
 
 def write_unprotect(uffd: int, address: int, length: int, *, wake: bool = True) -> None:
