@@ -38,7 +38,7 @@ check: $(INSTALLED) ## what CI checks: style, types, rooms, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n $(WORKERS)
 
-soak: $(INSTALLED) ## the long tests: random op logs against the model, all recorded logs
+soak: $(INSTALLED) ## the long tests: random op logs against the model, all recorded logs, a thousand million stores against eviction
 	$(BIN)/pytest -n $(WORKERS) -m soak
 
 bench: $(INSTALLED) ## how fast the machine is

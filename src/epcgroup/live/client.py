@@ -4,8 +4,9 @@
         data = numpy.frombuffer(enclave.memory, numpy.int64)
 
 The memory behaves like any other, except: it is shared with no child (a fork'ed child that touches it gets SIGSEGV),
-no direct I/O into it, and not to be moved by mremap. A page that cannot be served, a page whose seal does not verify
-and the end of the daemon are SIGBUS. While a plain Python access waits for a page, all threads of the program wait.
+no direct I/O into it, and no mremap, munmap, MADV_REMOVE or MADV_DONTNEED (SIGBUS). A page that cannot be served, a
+page whose seal does not verify and the end of the daemon are SIGBUS. While a plain Python access waits for a page,
+all threads of the program wait.
 """
 
 import contextlib

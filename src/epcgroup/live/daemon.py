@@ -2,8 +2,8 @@
 
 A turn of the loop takes what is ready, runs the reclaim works and a batch of ksgxd if they are wanted, ends the
 enclaves that ended, and compares the kernel's count of the pool with ours. Clients are known by pidfd and by their
-cgroup2 path when they create the enclave; nothing they say or leave unsaid makes the loop wait. Who takes more of
-the pool than the machine gave is revoked: SIGBUS.
+cgroup2 path, which is looked at again now and then; nothing they say or leave unsaid makes the loop wait. Who takes
+more of the pool than the machine gave, or pages out of it, is revoked: SIGBUS.
 
 `strict` asserts at every turn what always holds: usage never above a limit (or rising above one that was lowered
 below it), the pool's pages exactly those of the machine.
