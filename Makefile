@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # The scenario that `make demo` runs.
 DEMO ?= $(firstword $(wildcard scenarios/noisy-neighbour.toml scenarios/*.toml))
+# The one that it runs simulated and live, where the host allows it.
+LIVE_DEMO ?= scenarios/two-neighbours.toml
 # Test workers: the machine's CPUs, at most four (each compiles what the numba cache does not have yet).
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 4 ] && echo $$n || echo 4)
 
@@ -25,9 +27,11 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## pods on a small SGX node, without and with limits: a table and out/demo.html
+demo: $(INSTALLED) ## pods on a small SGX node, without and with limits: a table and out/demo.html; live too
 	@mkdir -p out
 	$(BIN)/epcgroup run $(DEMO) --html out/demo.html
+	@echo; echo "With real processes, simulated and live side by side (where this host can, as root):"; echo
+	$(BIN)/epcgroup run --live $(LIVE_DEMO) --html out/live.html || [ $$? -eq 2 ]
 
 test: $(INSTALLED) ## the tests
 	$(BIN)/pytest -n $(WORKERS)
