@@ -126,3 +126,24 @@ def test_a_process_whose_group_cannot_be_made_goes_on_where_it_was(
     monkeypatch.undo()
     client.tell()
     assert client.ended() == 0
+
+
+def test_a_group_made_again_has_nothing_of_the_one_before(live: Boot) -> None:
+    """A container that is started again in a cgroup of the same name begins without the old one's limit."""
+    node = live(256)
+    node.limit("/pod", 64)
+    path = node.path("/pod/a")
+    node.limit("/pod/a", 16)
+    for limited in (True, False):
+        client = node.client(IN_STEPS, group="/pod/a")
+        assert client.line() == "made"
+        client.tell("0 40")
+        assert client.line() == "touched"
+        assert (pages_in(node, path) <= 16) == limited
+        assert (node.machine.limit_bytes(path) is not None) == limited
+        client.tell()
+        assert client.ended() == 0
+        node.settle()
+        node.group("/pod/a").folder.rmdir()
+        node.group("/pod/a").folder.mkdir()
+    assert node.machine.limit_bytes(node.path("/pod")) == 64 * PAGE_SIZE

@@ -31,6 +31,14 @@ def path_of(pid: int) -> str:
     return "/"
 
 
+def inode_of(mount: Path | None, path: str) -> int | None:
+    """The inode of a group's directory, another one for another group of the same name; None when there is none."""
+    try:
+        return None if mount is None else (mount / path[1:]).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 class Group:
     """A group for one command. Made when it is not there, and then removed by `close`, with what still runs in it."""
 

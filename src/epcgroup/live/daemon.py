@@ -89,6 +89,7 @@ class Daemon:
         self.strict = strict
         self.turns = 0
         self.stopped = False
+        self._inodes: dict[str, int | None] = {}  # by group: which directory of that name it is
         self._done: dict[str, dict[str, int]] = {}  # counters by group
         self.revoked = 0
         self.dropped = 0  # clients that broke the protocol
@@ -597,11 +598,17 @@ class Daemon:
                 self._watch(client, recording)
 
     def _make_group(self, path: str) -> None:
-        at = ""
-        for part in [part for part in path.split("/") if part]:
-            at += f"/{part}"
+        """Make a group and those above it, as far as they are not there."""
+        mount = cgroups.mount_point()
+        names = [name for name in path.split("/") if name]
+        paths = ["/" + "/".join(names[: n + 1]) for n in range(len(names))]
+        inodes = {at: cgroups.inode_of(mount, at) for at in paths}
+        if any(at in self._inodes and self._inodes[at] != inode for at, inode in inodes.items()):
+            self.prune()  # the host has removed one, and made another of the same name
+        for at, inode in inodes.items():
             if at not in self.machine.cgroups:
                 self.machine.mkdir(at)
+                self._inodes[at] = inode
                 # A removed group of the same name may have had a ceiling.
                 self._ceiling.pop(at, None)
 
@@ -611,7 +618,8 @@ class Daemon:
         if mount is None:
             return
         for path in sorted(self.machine.cgroups, reverse=True):
-            if path == "/" or (mount / path[1:]).exists():
+            inode = cgroups.inode_of(mount, path)
+            if path == "/" or (inode is not None and inode == self._inodes.get(path)):
                 continue
             try:
                 self.machine.rmdir(path)
@@ -620,12 +628,13 @@ class Daemon:
                     raise
                 continue
             self._done.pop(path, None)
+            self._inodes.pop(path, None)
 
     def write(self, group: str, file: str, text: str) -> None:
         """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being."""
         self.follow()
         mount = cgroups.mount_point()
-        if group not in self.machine.cgroups and mount is not None and (mount / group.lstrip("/")).is_dir():
+        if mount is not None and (mount / group.lstrip("/")).is_dir():
             self._make_group(group)
         self._ceiling.pop(group, None)  # the new limit's begins with today's usage
         self.machine.write(group, file, text)
