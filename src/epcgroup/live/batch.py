@@ -34,6 +34,7 @@ _preadv2 = types.ExternalFunction("preadv2", _i64(_i32, _i64, _i32, _i64, _i32))
 _fallocate = types.ExternalFunction("fallocate", _i32(_i32, _i32, _i64, _i64))
 _fstatfs = types.ExternalFunction("fstatfs", _i32(_i32, _i64))
 _epoll_wait = types.ExternalFunction("epoll_wait", _i32(_i32, _i64, _i32, _i32))
+_clock_gettime = types.ExternalFunction("clock_gettime", _i32(_i32, _i64))
 _errno_location = types.ExternalFunction("__errno_location", types.CPointer(_i32)())
 
 
@@ -195,17 +196,27 @@ class Ears:
 
 
 @_compiled
+def _now(words_at):
+    """CLOCK_MONOTONIC in ms."""
+    words = _words_at(words_at)
+    _clock_gettime(1, words_at)
+    return words[0] * 1000 + words[1] // 1_000_000
+
+
+@_compiled
 def _wait(epoll, timeout, most, ears_at):
     """The number of messages, of soft faults, of other descriptors. Rows of `heard`: messages, then descriptors; soft
     faults from the last row up."""
     ears = _words_at(ears_at)
     nr_slots, scratch_at = ears[2], ears[6]
     slots, areas, heard = _words_at(ears[3]), _words_at(ears[4]), _words_at(ears[5])
-    buffer, words = _words_at(scratch_at), _words_at(scratch_at + 8 * 4 * _READ)
+    words_at = scratch_at + 8 * 4 * _READ
+    buffer, words = _words_at(scratch_at), _words_at(words_at)
     events_at = scratch_at + 8 * (4 * _READ + 16)
     events = _bytes_at(events_at)
     fds = np.empty(_EVENTS, np.int64)
     messages = soft = others = 0
+    end = _now(words_at) + timeout
     while True:
         n = _epoll_wait(epoll, events_at, _EVENTS, timeout)
         for i in range(n):
@@ -218,7 +229,7 @@ def _wait(epoll, timeout, most, ears_at):
                 continue
             address, nr_pages, states = areas[3 * slot], areas[3 * slot + 1], _bytes_at(areas[3 * slot + 2])
             words[0], words[1] = scratch_at, 8 * 4 * _READ
-            got = _preadv2(fd, scratch_at + 8 * 4 * _READ, 1, -1, _RWF_NOWAIT)
+            got = _preadv2(fd, words_at, 1, -1, _RWF_NOWAIT)
             if got < 0 and _errno_location()[0] != _EAGAIN:
                 buffer[0] = 0
                 got = 8
@@ -227,7 +238,7 @@ def _wait(epoll, timeout, most, ears_at):
                 page = (buffer[word + 2] - address) // PAGE
                 if event == _EVENT_FAULT and 0 <= page < nr_pages and states[page] == UNMAPPED:
                     words[0], words[1], words[2], words[3] = address + page * PAGE, PAGE, 0, 0
-                    if _ioctl(fd, _CONTINUE, scratch_at + 8 * 4 * _READ) == 0:
+                    if _ioctl(fd, _CONTINUE, words_at) == 0:
                         states[page] = MAPPED
                         soft += 1
                         heard[5 * (_ROWS - soft)] = slot
@@ -239,8 +250,10 @@ def _wait(epoll, timeout, most, ears_at):
                     heard[5 * messages + 1 + part] = buffer[word + part]
                 messages += 1
         if n <= 0 or others != 0 or messages != 0 or soft >= most:
-            _fstatfs(ears[1], scratch_at + 8 * 4 * _READ)
+            _fstatfs(ears[1], words_at)
             ears[0] = words[2] - words[3]  # blocks, free blocks
             for i in range(others):
                 heard[5 * (messages + i)] = fds[i]
             return messages, soft, others
+        if timeout >= 0:
+            timeout = max(0, end - _now(words_at))

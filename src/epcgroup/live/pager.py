@@ -29,6 +29,7 @@ from epcgroup.units import PAGE_SIZE
 NEW, SEALED, MAPPED, UNMAPPED, STAGED, POISONED, HIDDEN = range(7)
 STATES = ("new", "sealed", "mapped", "unmapped", "staged", "poisoned", "hidden")
 IN_POOL = (MAPPED, UNMAPPED)
+assert (batch.MAPPED, batch.UNMAPPED) == IN_POOL
 
 _PATIENCE = 10_000  # tries of a call that a client's mremap or munmap in progress refuses
 _PER_CALL = 512  # runs unmapped by one process_madvise
