@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import bare_host, host, own_host  # noqa: F401  (fixtures)
 
 from epcgroup.live import cgroups, probe
 from epcgroup.units import PAGE_SIZE

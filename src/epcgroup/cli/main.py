@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "status": ("epcgroup.cli.status", "show the live daemon's groups and enclaves"),
     "exec": ("epcgroup.cli.exec", "run a command in a real cgroup under an EPC limit"),
     "python": ("epcgroup.cli.python", "run a numpy program with its arrays under an EPC limit"),
+    "runtime": ("epcgroup.cli.runtime", "run an OCI runtime to which the mounted tree is cgroup2"),
     "oci-hook": ("epcgroup.cli.oci_hook", "limit a container, as a createRuntime hook"),
     "record": ("epcgroup.cli.record", "run a command and write down the pages that its enclaves touch"),
     "mount": ("epcgroup.cli.mount", "mount misc.* files over a simulated machine, for tests of agents"),

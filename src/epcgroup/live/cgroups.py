@@ -18,9 +18,13 @@ def mount_point(mountinfo: str | None = None) -> Path | None:
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
         if rest.split(" ", 1)[0] == "cgroup2":
-            # Spaces in it are written in octal.
-            return Path(os.fsdecode(fields.split(" ")[4].encode().decode("unicode_escape").encode("latin-1")))
+            return unescaped(fields.split(" ")[4])
     return None
+
+
+def unescaped(text: str) -> Path:
+    """A path as mountinfo writes it, with spaces in octal."""
+    return Path(os.fsdecode(text.encode().decode("unicode_escape").encode("latin-1")))
 
 
 def path_of(pid: int) -> str:
@@ -31,11 +35,14 @@ def path_of(pid: int) -> str:
     return "/"
 
 
-def inode_of(mount: Path | None, path: str) -> int | None:
-    """The inode of a group's directory, another one for another group of the same name; None when there is none."""
+def inode_of(root: int, path: str) -> int | None:
+    """The inode of a group's directory, another one for another group of the same name; None when there is none.
+
+    `root` is a descriptor of cgroup2's root, -1 on a host without.
+    """
     try:
-        return None if mount is None else (mount / path[1:]).stat().st_ino
-    except FileNotFoundError:
+        return None if root < 0 else os.stat(f"{path.strip('/') or '.'}/", dir_fd=root).st_ino
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -33,6 +33,7 @@ from epcgroup.live.faults import Faults
 from epcgroup.live.pager import COUNTERS, IN_POOL, NEW, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
 from epcgroup.live.recording import Recording, Watch
+from epcgroup.live.supervisor import Supervisor
 from epcgroup.live.watch import Watchdog
 from epcgroup.machine import ENCLAVE_COUNTERS, MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
@@ -96,6 +97,8 @@ class Daemon:
         self._ceiling: dict[str, int] = {}  # strict: usage may not be above
         self._next = 1
         self._lock = self._take_place()
+        # Of the kernel itself: a tree mounted over a part of it would ask us.
+        self._cgroup2 = -1 if cgroups.mount_point() is None else uffd.new_mount(b"cgroup2")
         self._device = os.open(uffd.DEVICE, os.O_RDWR | os.O_CLOEXEC)
         self._spare = os.dup(self._device)  # a descriptor to do without when there is none
         self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing="ages")
@@ -114,6 +117,7 @@ class Daemon:
         self._recordings: list[Recording] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
         self._epoll = select.epoll()
+        self._supervisor = Supervisor()
         self._listen()
 
     # ---- place -------------------------------------------------------------------------------------
@@ -148,10 +152,13 @@ class Daemon:
             self._bury(ghost)
         (self.directory / wire.SOCKET_NAME).unlink(missing_ok=True)
         self._server.close()
+        self._supervisor.close()
         self._epoll.close()
         self.pool.close()
         os.close(self._device)
         os.close(self._spare)
+        if self._cgroup2 >= 0:
+            os.close(self._cgroup2)
         os.close(self._lock)
 
     # ---- the loop ----------------------------------------------------------------------------------
@@ -317,6 +324,11 @@ class Daemon:
             case wire.RECORD:
                 self._root(client)
                 self._record(client, packet)
+            case wire.LISTENER:
+                self._root(client)
+                if len(packet.fds) != 1:
+                    raise OSError(errno.EINVAL, "listener")
+                self._supervisor.take(packet.fds[0])
             case _:
                 raise OSError(errno.ENOSYS, "op")
         return wire.Packet(packet.op)
@@ -599,10 +611,9 @@ class Daemon:
 
     def _make_group(self, path: str) -> None:
         """Make a group and those above it, as far as they are not there."""
-        mount = cgroups.mount_point()
         names = [name for name in path.split("/") if name]
         paths = ["/" + "/".join(names[: n + 1]) for n in range(len(names))]
-        inodes = {at: cgroups.inode_of(mount, at) for at in paths}
+        inodes = {at: cgroups.inode_of(self._cgroup2, at) for at in paths}
         if any(at in self._inodes and self._inodes[at] != inode for at, inode in inodes.items()):
             self.prune()  # the host has removed one, and made another of the same name
         for at, inode in inodes.items():
@@ -614,11 +625,10 @@ class Daemon:
 
     def prune(self) -> None:
         """Forget groups that the host no longer has and nobody is in."""
-        mount = cgroups.mount_point()
-        if mount is None:
+        if self._cgroup2 < 0:
             return
         for path in sorted(self.machine.cgroups, reverse=True):
-            inode = cgroups.inode_of(mount, path)
+            inode = cgroups.inode_of(self._cgroup2, path)
             if path == "/" or (inode is not None and inode == self._inodes.get(path)):
                 continue
             try:
@@ -633,8 +643,7 @@ class Daemon:
     def write(self, group: str, file: str, text: str) -> None:
         """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being."""
         self.follow()
-        mount = cgroups.mount_point()
-        if mount is not None and (mount / group.lstrip("/")).is_dir():
+        if cgroups.inode_of(self._cgroup2, group) is not None:
             self._make_group(group)
         self._ceiling.pop(group, None)  # the new limit's begins with today's usage
         self.machine.write(group, file, text)

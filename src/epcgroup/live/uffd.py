@@ -66,7 +66,7 @@ def _checked(result: int) -> int:
     return result
 
 
-def _syscall(number: int, *arguments: int | bytes | None) -> int:
+def syscall(number: int, *arguments: int | bytes | None) -> int:
     # The variadic prototype would pass Python's int as a C int and cut addresses.
     wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return _checked(_libc.syscall(ctypes.c_long(number), *wide))
@@ -93,12 +93,17 @@ def madvise(address: int, size: int, advice: int) -> None:
 
 def new_tmpfs(size_bytes: int) -> int:
     """A tmpfs of a fixed size that stands in no directory: its descriptor. It is gone with its last descriptor."""
-    context = _syscall(_SYS_FSOPEN, b"tmpfs", _FSOPEN_CLOEXEC)
+    return new_mount(b"tmpfs", size=b"%d" % size_bytes, huge=b"never", mode=b"700")
+
+
+def new_mount(kind: bytes, **options: bytes) -> int:
+    """A file system mounted in no directory, where nothing can cover it: the descriptor of its root."""
+    context = syscall(_SYS_FSOPEN, kind, _FSOPEN_CLOEXEC)
     try:
-        for key, value in ((b"size", b"%d" % size_bytes), (b"huge", b"never"), (b"mode", b"700")):
-            _syscall(_SYS_FSCONFIG, context, _FSCONFIG_SET_STRING, key, value, 0)
-        _syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+        for key, value in options.items():
+            syscall(_SYS_FSCONFIG, context, _FSCONFIG_SET_STRING, key.encode(), value, 0)
+        syscall(_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return syscall(_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
         os.close(context)
 
@@ -106,7 +111,7 @@ def new_tmpfs(size_bytes: int) -> int:
 def process_madvise(pidfd: int, ranges: Sequence[tuple[int, int]], advice: int) -> None:
     """Advise (address, length) of another process, at most 1024 in a call."""
     vector = array("Q", itertools.chain.from_iterable(ranges))
-    _syscall(_SYS_PROCESS_MADVISE, pidfd, vector.buffer_info()[0], len(ranges), advice, 0)
+    syscall(_SYS_PROCESS_MADVISE, pidfd, vector.buffer_info()[0], len(ranges), advice, 0)
 
 
 # ---- userfaultfd ------------------------------------------------------------------------------------

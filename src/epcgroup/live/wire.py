@@ -21,6 +21,8 @@ connection's end is the enclave's.
              no such bound; descriptor:
              a regular file to write to
   RECORD 10  -                             - ; it ends and is whole; errno: writing to the file failed
+  LISTENER 11   descriptor: of a filter    - ; root only; its notifications are answered, see `supervisor`
+             of `seccomp`
 
 Pages that are not added come into being with their first touch (EAUG).
 
@@ -37,7 +39,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD = range(1, 11)
+CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD, LISTENER = range(1, 12)
 _HEADER = struct.Struct("<IIQQ")
 RECORDED = struct.Struct("<II")  # of a recording: number of the enclave, page
 MAX_PACKET = 65_024
