@@ -14,7 +14,7 @@ from epcgroup.errors import InputError
 
 def mount_point(mountinfo: str | None = None) -> Path | None:
     """Where cgroup2 is mounted (v2 or hybrid hosts); None when it is not. `mountinfo`: text of that file."""
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    text = own_mountinfo() if mountinfo is None else mountinfo
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
         if rest.split(" ", 1)[0] == "cgroup2":
@@ -22,9 +22,14 @@ def mount_point(mountinfo: str | None = None) -> Path | None:
     return None
 
 
+def own_mountinfo() -> str:
+    """The mounts that this process sees; a mount's place need not be text."""
+    return os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+
+
 def unescaped(text: str) -> Path:
     """A path as mountinfo writes it, with spaces in octal."""
-    return Path(os.fsdecode(text.encode().decode("unicode_escape").encode("latin-1")))
+    return Path(os.fsdecode(os.fsencode(text).decode("unicode_escape").encode("latin-1")))
 
 
 def path_of(pid: int) -> str:

@@ -63,7 +63,7 @@ class Tree(NamedTuple):
 
 def trees(mountinfo: str | None = None) -> dict[int, Tree]:
     """Our mounts by device number. `mountinfo`: text of that file."""
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    text = cgroups.own_mountinfo() if mountinfo is None else mountinfo
     cgroup2 = cgroups.mount_point(text)
     found = {}
     for line in text.splitlines():
@@ -124,13 +124,16 @@ class _Call:
         return self._memory
 
     def read(self, address: int, size: int) -> bytes:
-        return os.pread(self.memory(address), size, address)
+        data = os.pread(self.memory(address), size, address)
+        if len(data) < size:
+            raise OSError(errno.EFAULT, "address")
+        return data
 
     def write(self, address: int, data: bytes) -> None:
         os.pwrite(self.memory(address), data, address)
 
     def path(self, address: int) -> bytes:
-        text, end, _ = self.read(address, _PATH_MAX).partition(b"\0")
+        text, end, _ = os.pread(self.memory(address), _PATH_MAX, address).partition(b"\0")
         if not end:
             raise OSError(errno.ENAMETOOLONG, "path")
         return text
@@ -359,7 +362,13 @@ class Supervisor:
 
 def main() -> None:
     with socket.socket(fileno=0) as daemon:
-        while (packet := wire.receive(daemon)) is not None:
+        while True:
+            try:
+                packet = wire.receive(daemon)
+            except wire.BadPacket:  # no descriptor was free for the listener, which is closed now
+                continue
+            if packet is None:
+                return
             for listener in packet.fds:
                 threading.Thread(target=serve, args=(listener,)).start()
 
