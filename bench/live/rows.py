@@ -115,15 +115,12 @@ class Side:
 
     def faults(self, count: int) -> None:
         """A burst of full paged faults: us a fault, on the clock and of the daemon's CPU."""
-        loads = self.loads()
-        with pause():
+        with pause(), self.all_are_loads(count):
             cpu = self.daemon.cpu()
             total, median = self.clients[0].ask(f"touch {count}")
             self.note("cpu", (self.daemon.cpu() - cpu) / count * 1e6)
             self.note("wall", total / count / 1e3)
             self.note("median", median / 1e3)
-        if self.has_status and self.loads() - loads != count:
-            raise RuntimeError(f"{count} touches were {self.loads() - loads} loads")
 
     def soft_faults(self) -> None:
         with pause():
@@ -137,13 +134,21 @@ class Side:
             self.note("attach", self.clients[0].ask(f"attach {ATTACHES}")[1] / 1e3)
 
     def faults_a_cpu_second(self, clients: int, count: int) -> float:
-        with pause():
+        with pause(), self.all_are_loads(count):
             cpu = self.daemon.cpu()
             for client in self.clients[:clients]:
                 client.say(f"touch {count // clients}")
             for client in self.clients[:clients]:
                 client.hear()
             return count / (self.daemon.cpu() - cpu)
+
+    @contextlib.contextmanager
+    def all_are_loads(self, count: int) -> Iterator[None]:
+        """Every one of so many touches was a page loaded."""
+        before = self.loads()
+        yield
+        if self.has_status and self.loads() - before != count:
+            raise RuntimeError(f"{count} touches were {self.loads() - before} loads")
 
     def loads(self) -> int:
         """Pages loaded since its start; the comparator does not say."""
@@ -190,11 +195,6 @@ def _rows(effort: Effort) -> list[Row]:
         for _ in range(turns):
             for side in sides:
                 side.faults(burst)
-        for _ in range(effort.turns):
-            for side in sides:
-                side.soft_faults()
-        for _ in range(effort.turns):
-            ours.attaches()
         while len(ours.clients) < CLIENTS[-1]:
             ours.add_client(client)
             ours.clients[-1].ask(f"touch {2 * PAGES}")
@@ -202,6 +202,11 @@ def _rows(effort: Effort) -> list[Row]:
         for _ in range(effort.turns):
             for number in CLIENTS:
                 rates[number] = max(rates[number], ours.faults_a_cpu_second(number, burst))
+        for _ in range(effort.turns):
+            for side in sides:
+                side.soft_faults()
+        for _ in range(effort.turns):
+            ours.attaches()
     details: dict[str, Any] = {"C": c.best, "fifo": fifo.best, "machine": ours.best, "rates": rates}
     loss = 1 - min(rates.values()) / rates[1]
     text = ", ".join(f"{number}: {rate / 1e3:.1f} k" for number, rate in rates.items())
