@@ -12,6 +12,7 @@ import argparse
 import os
 import socket
 import sys
+from pathlib import Path
 
 from epcgroup.cli import daemon
 from epcgroup.errors import InputError
@@ -46,13 +47,14 @@ def main(args: argparse.Namespace) -> int:
 
 def _hand_over(peer: socket.socket) -> None:
     """Filter this process; the daemon gets the listener."""
-    try:
-        listener = seccomp.install()
-    except OSError as error:
-        raise InputError(f"cannot install a seccomp filter: {error.strerror}") from error
-    try:
-        wire.ask(peer, wire.Packet(wire.LISTENER, fds=(listener,)))
-    except OSError as error:
-        raise InputError(f"the daemon does not take the seccomp listener: {error.strerror}") from error
-    finally:
-        os.close(listener)
+    with Path("/proc/self/mountinfo").open("rb") as mountinfo:
+        try:
+            listener = seccomp.install()
+        except OSError as error:
+            raise InputError(f"cannot install a seccomp filter: {error.strerror}") from error
+        try:
+            wire.ask(peer, wire.Packet(wire.LISTENER, fds=(listener, mountinfo.fileno())))
+        except OSError as error:
+            raise InputError(f"the daemon does not take the seccomp listener: {error.strerror}") from error
+        finally:
+            os.close(listener)

@@ -14,17 +14,12 @@ from epcgroup.errors import InputError
 
 def mount_point(mountinfo: str | None = None) -> Path | None:
     """Where cgroup2 is mounted (v2 or hybrid hosts); None when it is not. `mountinfo`: text of that file."""
-    text = own_mountinfo() if mountinfo is None else mountinfo
+    text = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()) if mountinfo is None else mountinfo
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
         if rest.split(" ", 1)[0] == "cgroup2":
             return unescaped(fields.split(" ")[4])
     return None
-
-
-def own_mountinfo() -> str:
-    """The mounts that this process sees; a mount's place need not be text."""
-    return os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
 
 
 def unescaped(text: str) -> Path:

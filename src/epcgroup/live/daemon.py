@@ -326,9 +326,9 @@ class Daemon:
                 self._record(client, packet)
             case wire.LISTENER:
                 self._root(client)
-                if len(packet.fds) != 1:
+                if len(packet.fds) != 2:
                     raise OSError(errno.EINVAL, "listener")
-                self._supervisor.take(packet.fds[0])
+                self._supervisor.take(packet.fds)
             case _:
                 raise OSError(errno.ENOSYS, "op")
         return wire.Packet(packet.op)

@@ -61,12 +61,11 @@ class Tree(NamedTuple):
     covers: Path | None
 
 
-def trees(mountinfo: str | None = None) -> dict[int, Tree]:
+def trees(mountinfo: str) -> dict[int, Tree]:
     """Our mounts by device number. `mountinfo`: text of that file."""
-    text = cgroups.own_mountinfo() if mountinfo is None else mountinfo
-    cgroup2 = cgroups.mount_point(text)
+    cgroup2 = cgroups.mount_point(mountinfo)
     found = {}
-    for line in text.splitlines():
+    for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
         kind, source, options = rest.split(" ", 2)
         _, _, device, root, place = fields.split(" ")[:5]
@@ -171,10 +170,10 @@ class _Refused(Exception):
 
 
 class Answers:
-    """What a notified call is answered. Trees are those mounted when it is made."""
+    """What a notified call is answered."""
 
-    def __init__(self) -> None:
-        self._trees = trees()
+    def __init__(self, mounted: dict[int, Tree]) -> None:
+        self._trees = mounted
 
     def answer(self, listener: int, notification: bytes) -> bytes | None:
         """The struct to send; None when a descriptor was, and with it the answer."""
@@ -308,10 +307,14 @@ class Answers:
 # ---- the process -----------------------------------------------------------------------------------
 
 
-def serve(listener: int) -> None:
-    """Answer until the last task with the filter has ended. The listener is closed in any case: nobody waits for us."""
+def serve(listener: int, mountinfo: int) -> None:
+    """Answer until the last task with the filter has ended. The listener is closed in any case: nobody waits for us.
+
+    `mountinfo`: that file, of a process that sees what the tasks see; we ourselves may be elsewhere.
+    """
     try:
-        answers = Answers()
+        with os.fdopen(mountinfo, "rb") as file:
+            answers = Answers(trees(os.fsdecode(file.read())))
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         while poll.poll()[0][1] & select.POLLIN:
@@ -332,12 +335,12 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def take(self, listener: int) -> None:
-        """Hand a listener over; it stays the caller's too. OSError when it cannot be, e.g. EAGAIN."""
+    def take(self, fds: tuple[int, ...]) -> None:
+        """Hand a listener and its mountinfo over; they stay the caller's too. OSError, e.g. EAGAIN."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._socket is not None
-        wire.send(self._socket, wire.Packet(wire.LISTENER, fds=(listener,)))
+        wire.send(self._socket, wire.Packet(wire.LISTENER, fds=fds))
 
     def _start(self) -> None:
         self.close()
@@ -369,8 +372,7 @@ def main() -> None:
                 continue
             if packet is None:
                 return
-            for listener in packet.fds:
-                threading.Thread(target=serve, args=(listener,)).start()
+            threading.Thread(target=serve, args=packet.fds).start()
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ connection's end is the enclave's.
              no such bound; descriptor:
              a regular file to write to
   RECORD 10  -                             - ; it ends and is whole; errno: writing to the file failed
-  LISTENER 11   descriptor: of a filter    - ; root only; its notifications are answered, see `supervisor`
-             of `seccomp`
+  LISTENER 11   descriptors: listener of   - ; root only; its notifications are answered, see `supervisor`
+             a filter of `seccomp`, own
+             /proc/self/mountinfo
 
 Pages that are not added come into being with their first touch (EAUG).
 
