@@ -19,6 +19,7 @@ STALL_BUCKETS_PER_OCTAVE = 4
 
 
 Kind = Literal["alone", "unlimited", "limited"]
+LIVE = "live "  # what the label of a live run begins with; then comes that of the same run, simulated
 
 
 @dataclass

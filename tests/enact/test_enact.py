@@ -16,6 +16,7 @@ import pytest
 from conservation import check_counts
 
 from epcgroup.enact.fit import fitted
+from epcgroup.errors import InputError
 from epcgroup.live import cgroups, probe
 from epcgroup.sim import scenario
 from epcgroup.sim.plan import ContainerPlan, LimitChange, NodePlan, Plan, PodPlan, SectionPlan
@@ -208,6 +209,15 @@ def test_an_enclave_that_its_limit_has_no_room_for_is_a_refused_creation() -> No
     assert live["a"].outcome == "creation refused: ENOMEM"
     assert live["a"].ended_at is not None
     assert (live["a"].touches, live["b"].outcome) == (0, "ran")
+
+
+def test_a_cgroup_that_cannot_be_made_is_refused_and_leaves_nothing() -> None:
+    from epcgroup.enact.run import enact
+
+    plan = plan_of(pod("b", 40, "loop"), replace(pod("a", 40, "loop"), cgroup="/cgroup.procs"), duration=0.3)
+    with pytest.raises(InputError, match=r"^--live, a: cannot make its cgroup: "):
+        enact(fitted(plan))
+    assert_nothing_left()
 
 
 def test_a_pod_that_v2_kills_for_want_of_reclaimable_pages_ends_so_as_in_the_simulation() -> None:

@@ -12,9 +12,12 @@ from epcgroup.sim.workload import parse_workload
 MIB = 1 << 20
 
 
-def plan(workload: str = "uniform", epc: int = 64 * MIB, pods: int = 1, **container: Any) -> Plan:
+def plan(
+    workload: str = "uniform", epc: int = 64 * MIB, pods: int = 1, cgroup: str = "", **container: Any
+) -> Plan:
     c = ContainerPlan("main", 4 * MIB, workload=parse_workload(workload), **container)
-    return Plan("t", NodePlan((SectionPlan(0, epc),)), tuple(PodPlan(f"p{i}", (c,)) for i in range(pods)), 1.0)
+    made = tuple(PodPlan(f"p{i}", (c,), cgroup=cgroup) for i in range(pods))
+    return Plan("t", NodePlan((SectionPlan(0, epc),)), made, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,7 @@ def plan(workload: str = "uniform", epc: int = 64 * MIB, pods: int = 1, **contai
         (plan("grow:1Mi,begin=0.1,shrink_at=0.9"), "--live, p0: gives pages back (shrink_at)"),
         (plan("bursts:(grow:1Mi,begin=0.1,shrink_at=0.9),on=1s"), "--live, p0: gives pages back (shrink_at)"),
         (plan("phases:1s=uniform,1s=(grow:1Mi,begin=0.1,shrink_at=0.9)"), "--live, p0: gives pages back (shrink_at)"),
+        (plan(cgroup="/../elsewhere"), '--live, p0: its cgroup "/../elsewhere" leads elsewhere'),
         (plan(epc=4096), "--live: a live pool of 4 KiB; 256 KiB to 1 TiB are possible"),
         (plan(epc=2 << 40), "--live: a live pool of 2 TiB; 256 KiB to 1 TiB are possible"),
         (plan(pods=65), "--live: 65 client processes with 65 threads; at most 64 with 256"),

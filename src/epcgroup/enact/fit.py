@@ -62,6 +62,8 @@ def _check_pod(pod: PodPlan) -> None:
     def refuse(what: str) -> InputError:
         return InputError(f"{what}; epcgroup run without --live simulates it", where="--live", key=pod.name)
 
+    if {".", ".."} & set(pod.path.split("/")):
+        raise refuse(f'its cgroup "{pod.path}" leads elsewhere')
     for c in pod.containers:
         if c.vepc:
             raise refuse("a guest's virtual EPC cannot be had live")

@@ -36,7 +36,7 @@ from epcgroup.live.cgroups import Group
 from epcgroup.machine import ENCLAVE_COUNTERS
 from epcgroup.sim.plan import ContainerPlan, LimitChange, Plan, PodPlan
 from epcgroup.sim.run import RunPlan, RunProgress, record_of, runs_of, simulate, twins
-from epcgroup.trace import STALL_BUCKETS, Event, PodRun, Run, RunSet
+from epcgroup.trace import LIVE, STALL_BUCKETS, Event, PodRun, Run, RunSet
 from epcgroup.units import format_bytes
 
 SAMPLES = 200  # of a run at most
@@ -115,14 +115,16 @@ class _Pod:
     clients: list[_Client] = field(default_factory=list)
 
 
+def _lives(pod: _Pod) -> bool:
+    return bool(pod.clients) and pod.record.ended_at is None
+
+
 class _LiveRun:
     """One run. `run` sets everything up, watches it, takes everything back and returns the record."""
 
     def __init__(self, plan: Plan, what: RunPlan, pageout: bool, signals: list[int]) -> None:
         self.plan, self.what, self.pageout, self.signals = plan, what, pageout, signals
-        self.record = replace(
-            record_of(plan, what), label=f"live {what.label}", cpu_hz=0.0, cost_profile="", live=True
-        )
+        self.record = replace(record_of(plan, what), label=LIVE + what.label, cpu_hz=0.0, cost_profile="", live=True)
         self.pods: list[_Pod] = []
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -188,10 +190,13 @@ class _LiveRun:
         self.record.pods.append(pod.record)
         for container in plan.containers:
             folder = self.group.folder / plan.container_path(container)[1:]
-            folder.mkdir(parents=True)
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise InputError(f"cannot make its cgroup: {error.strerror}", where="--live", key=plan.name) from error
             account = Account(container.enclaves * container.threads)
             undo.callback(account.close)
-            errors = undo.enter_context((self.directory / f"{plan.name}.{container.name}").open("w+b"))
+            errors = undo.enter_context((self.directory / f"client-{next(self._order)}").open("w+b"))
             popen = subprocess.Popen(
                 [sys.executable, "-m", "epcgroup.enact.worker"],
                 stdin=subprocess.PIPE,
@@ -237,11 +242,7 @@ class _LiveRun:
                 assert client.popen.stdin is not None
                 client.popen.stdin.write(b"go %d\n" % round((self._zero + pod.plan.start) * 1e9))
                 client.popen.stdin.flush()
-        while (
-            (now := self._now()) < duration
-            and not self.signals
-            and any(pod.record.ended_at is None for pod in self.pods)
-        ):
+        while (now := self._now()) < duration and not self.signals and any(map(_lives, self.pods)):
             while self.timers and self.timers[0][0] <= now:
                 heapq.heappop(self.timers)[2]()
             for pod in self.pods:
@@ -256,7 +257,7 @@ class _LiveRun:
 
     def _look_after(self, pod: _Pod) -> None:
         """Has a process of the pod ended? Then the pod has, if it failed or was the last."""
-        if pod.record.ended_at is not None or not pod.clients:
+        if not _lives(pod):
             return
         ended = [client for client in pod.clients if client.popen.poll() is not None]
         for client in ended:
@@ -271,15 +272,17 @@ class _LiveRun:
         if refused:
             return f"creation refused: {errno.errorcode.get(refused, str(refused))}"
         if client.popen.returncode == -signal.SIGBUS:
-            taken, self.revoked = self._status()["revoked"] - self.revoked, self._status()["revoked"]
-            oom = self.record.series == "v2" and taken > 0
-            return "killed by the OOM path" if oom else "SIGBUS: a page fault could not be served"
+            before, self.revoked = self.revoked, self._status()["revoked"]
+            zapped = self.record.series == "v2" and self.revoked > before
+            return "killed by the OOM path" if zapped else "SIGBUS: a page fault could not be served"
         if client.popen.returncode < 0:
             return f"its client was killed by {signal.Signals(-client.popen.returncode).name}"
         return f"its client failed: {self._last_words(client.errors)}"
 
     def _end_pod(self, pod: _Pod, outcome: str) -> None:
         """All containers of the pod end; the record has what they did."""
+        if pod.record.ended_at is not None:
+            return
         now = self._now()
         for client in pod.clients:
             client.popen.kill()
@@ -332,8 +335,8 @@ class _LiveRun:
             first = not p.max_events
             self._gather(pod, counters["groups"])
             if p.max_events and first:
-                held = "a limit below it" if p.limit_bytes is None else f"misc.max of {format_bytes(p.limit_bytes)}"
-                self._event(p.name, f"first charge refused: {held} reached")
+                limit = "" if p.limit_bytes is None else f": misc.max of {format_bytes(p.limit_bytes)} reached"
+                self._event(p.name, f"first charge refused{limit}")
             p.s_usage_bytes.append(usage)
             p.s_page_ins.append(p.page_ins)
             p.s_page_outs.append(p.page_outs)

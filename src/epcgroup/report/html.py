@@ -17,11 +17,11 @@ from typing import Any
 from epcgroup.report import chart, timeline
 from epcgroup.report.figures import clean, factor, seconds, shorten, size
 from epcgroup.report.markup import Html, el, join
-from epcgroup.report.metrics import LIVE, Comparison, Group, PodMetrics, compare
+from epcgroup.report.metrics import Comparison, Group, PodMetrics, compare
 from epcgroup.report.text import BESIDE, Column, Quantity, columns, footnotes, quantities, remarks
 from epcgroup.report.timeline import Scale, swatch
 from epcgroup.report.verdict import SLOWED, verdict
-from epcgroup.trace import RunSet
+from epcgroup.trace import LIVE, RunSet
 
 MAX_BARS = 12  # pods of the first picture
 MAX_CONFIG = 60_000  # characters of the configuration; the rest stands in the saved run
@@ -282,8 +282,8 @@ def _runs_table(run_set: RunSet) -> Html:
             seconds(run.duration),
             str(run.seed),
             str(len(run.times)),
-            seconds(run.ksgxd_seconds),
-            seconds(run.kworker_seconds),
+            seconds(None if run.live else run.ksgxd_seconds),
+            seconds(None if run.live else run.kworker_seconds),
             run.cost_profile,
         ]
         for run in run_set.runs

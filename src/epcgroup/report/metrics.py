@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from epcgroup.trace import STALL_BUCKETS_PER_OCTAVE, PodRun, Run, RunSet
+from epcgroup.trace import LIVE, STALL_BUCKETS_PER_OCTAVE, PodRun, Run, RunSet
 
 Kind = Literal["alone", "unlimited", "limited"]
 State = Literal["ran", "idle", "stuck", "ended", "refused"]
-
-LIVE = "live "  # what the label of a live run begins with
 
 # A pod is stuck when its charges are refused this often, for this share of the run, with no touch completed.
 STUCK_REFUSALS = 100

@@ -147,7 +147,7 @@ def beside(comparison: Comparison, *, width: int = 100, color: bool = False) -> 
     """Predicted beside measured, for runs that were simulated and live; empty when there are none. A narrower terminal
     loses the peak, then the slowdown."""
     pairs = comparison.pairs
-    if not pairs:
+    if not pairs or not comparison.pods:
         return ""
     paint, shown = _painter(color), quantities(comparison)
     rows = [[(row, predicted.row(row.pod)) for row in measured.rows] for predicted, measured in pairs]
@@ -155,7 +155,8 @@ def beside(comparison: Comparison, *, width: int = 100, color: bool = False) -> 
     while True:
         cells = [[[cell for q in shown for cell in q.cells(there, row)] for row, there in group] for group in rows]
         words = BESIDE * len(shown)
-        widths = [max(len(word), *(len(line[i]) for lines in cells for line in lines)) for i, word in enumerate(words)]
+        texts = [list(words), *(line for group in cells for line in group)]
+        widths = [max(len(text[i]) for text in texts) for i in range(len(words))]
         name = 2 + max(min(longest, width - sum(w + 2 for w in widths) - 2), min(longest, MIN_NAME))
         if name + sum(w + 2 for w in widths) <= width or len(shown) == 1:
             break
@@ -165,9 +166,9 @@ def beside(comparison: Comparison, *, width: int = 100, color: bool = False) -> 
         over += "  " + f"{q.name} {q.unit}".rjust(sum(widths[3 * i : 3 * i + 3]) + 4)
     heads = _line("pod", words, widths, name)
     lines = [paint(_BOLD, " " * name + over), paint(_BOLD, heads), paint(_DIM, "-" * len(heads))]
-    for (_, measured), group, texts in zip(pairs, rows, cells, strict=True):
+    for (_, measured), group, filled in zip(pairs, rows, cells, strict=True):
         lines.append(paint(_BOLD, clean(measured.title)))
-        for (row, _), text in list(zip(group, texts, strict=True))[:MAX_ROWS]:
+        for (row, _), text in list(zip(group, filled, strict=True))[:MAX_ROWS]:
             lines.append(_line("  " + shorten(row.pod, name - 2), text, widths, name))
         if len(group) > MAX_ROWS:
             lines.append(f"  ... {len(group) - MAX_ROWS} more pods: in the JSON and on the page")
