@@ -1,5 +1,6 @@
 """Which groups of a tree are pods and containers: drivers, QoS classes, runtimes, roots, and what is none."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,22 @@ def test_what_is_inside_a_container_is_not_looked_at(node):
 
 
 def test_a_group_that_goes_while_we_look_is_no_error(node, monkeypatch):
+    node.group("/aaa.slice/inner.slice")
     node.pod("web", container("app"))
-    listed = Tree.children
-    monkeypatch.setattr(Tree, "children", lambda tree, path: [*listed(tree, path), "gone.slice"])
+    doomed = node.pod("web", container("app"))
+    listed = Tree.entries
+
+    def late(tree, path):
+        found = listed(tree, path)
+        for gone in ("/aaa.slice/inner.slice", doomed.path):
+            if gone.rpartition("/")[0] == path:
+                shutil.rmtree(node.root / gone.strip("/"))
+        return found
+
+    monkeypatch.setattr(Tree, "entries", late)
+    found = pod_groups(tree_of(node))
+    assert [len(pod.containers) for pod in found.values()] == [2, 0]
+    monkeypatch.setattr(Tree, "entries", listed)
     assert len(pod_groups(tree_of(node))) == 1
 
 

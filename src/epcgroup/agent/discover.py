@@ -33,9 +33,9 @@ def pod_groups(tree: Tree) -> dict[str, PodGroup]:
             pod.containers[place.container_id] = path
             continue
         containers = {
-            identity: f"{path}/{name}"
-            for name in tree.children(path)
-            if (identity := cgroup_path.container_of(name)) is not None
+            identity: f"{path}/{entry.name}"
+            for entry in tree.entries(path)
+            if (identity := cgroup_path.container_of(entry.name)) is not None
         }
         # A change of drivers leaves empty groups behind.
         if pod.path is None or (containers and not pod.containers):
@@ -46,10 +46,10 @@ def pod_groups(tree: Tree) -> dict[str, PodGroup]:
 
 def _walk(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, cgroup_path.Place]]:
     """Pods, and containers outside of their pods, below `path`."""
-    for name in tree.children(path):
-        below = f"{path.rstrip('/')}/{name}"
-        place = cgroup_path.parse(below) if "pod" in name else None
+    for entry in tree.entries(path):
+        below = f"{path.rstrip('/')}/{entry.name}"
+        place = cgroup_path.parse(below) if "pod" in entry.name else None
         if place is not None:
             yield below, place
-        elif depth < MAX_DEPTH:
+        elif depth < MAX_DEPTH and entry.is_dir(follow_symlinks=False):
             yield from _walk(tree, below, depth + 1)

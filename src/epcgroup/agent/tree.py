@@ -55,12 +55,12 @@ class Tree:
         text = self.where(path, name)
         return text if text.isprintable() else ascii(text)[1:-1]
 
-    def children(self, path: str) -> list[str]:
-        """Names of the groups directly below, in order; none when it has gone."""
+    def entries(self, path: str) -> list[os.DirEntry[str]]:
+        """Groups and files directly below, by name; none when it has gone."""
         self.reads += 1
         try:
             with os.scandir(self.where(path)) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+                return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             if error.errno in _GONE:
                 return []
