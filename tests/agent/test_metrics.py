@@ -172,6 +172,23 @@ def test_a_scrape_sees_use_of_now_and_leaves_out_groups_that_have_gone(node, age
     assert of(samples, "container_sgx_epc_usage_bytes") == of(samples, "container_sgx_epc_limit_events_total") == {}
 
 
+def test_a_container_whose_name_is_learned_later_is_shown_by_it_then(node, agent, scrape):
+    pod = node.pod("web", container("app", "1Mi"))
+    node.use(pod.containers["app"], 4096)
+    (status,) = node.items[0]["status"].pop("containerStatuses")
+    looker = agent()
+    looker.look()
+    collector = EpcCollector(looker.reconciler, looker.lines.append)
+    names = []
+    for statuses in ([], [status]):
+        node.items[0]["status"]["containerStatuses"] = statuses
+        looker.tell()
+        looker.look()
+        samples = scrape(looker, collector)
+        names.append([labels[0] for labels in of(samples, "container_sgx_epc_usage_bytes")])
+    assert names == [["container="], ["container=app"]]
+
+
 def test_events_are_the_kernels_and_survive_a_restart_of_the_agent(node, agent, scrape):
     pod = node.pod("web", container("app", "1Mi"))
     node.write(pod.containers["app"], "misc.events", "sgx_epc.max 41")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_a_limit_changed_behind_its_back_is_repaired_at_the_next_look(node, agen
     looker.look()
     assert (pod.limit("app"), pod.limit()) == (str(10 * MIB), str(10 * MIB))
     assert [line.rpartition("; ")[2] for line in looker.lines] == ["was 4096 (4 KiB)", "was max"]
+
+
+def test_a_lower_limit_replaces_a_longer_number(node, agent):
+    pod = node.pod("web", container("app", "4096"))
+    node.write(pod.path, "misc.max", "sgx_epc 123456789012")
+    agent(mode="enforce").look()
+    assert node.read(pod.path) == "sgx_epc 4096\n"
 
 
 @pytest.mark.parametrize("mode", ["observe", "warn"])
@@ -223,6 +231,22 @@ def test_a_kernel_without_the_misc_controller_cannot_be_given_it(tmp_path, agent
     looker.look()
     assert contents(node) == before
     assert f"{node.root}/cgroup.controllers has no misc: it cannot be enabled below" in looker.lines
+
+
+def test_a_group_that_goes_before_its_limit_is_read_is_no_decision(node, agent, monkeypatch):
+    pod = node.pod("web", container("app", "1Mi"))
+    looker = agent(mode="enforce", options={"enable_misc": True})
+    read = Tree.text
+
+    def late(tree: Tree, path: str, name: str) -> str | None:
+        if path == pod.containers["app"]:
+            shutil.rmtree(node.root / path.strip("/"), ignore_errors=True)
+        return read(tree, path, name)
+
+    monkeypatch.setattr(Tree, "text", late)
+    snapshot = looker.look()
+    assert [outcome.decision.name for outcome in snapshot.outcomes] == ["default/web"]
+    assert len(looker.lines) == 1
 
 
 def test_a_group_that_goes_between_the_look_and_the_write_is_no_error(node, agent, monkeypatch):

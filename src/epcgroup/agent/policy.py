@@ -125,15 +125,13 @@ def _of_pod(
             return limit
     if not containers:
         return None
-    if any(limit.bytes == UNLIMITED for limit in containers.values()):
-        return Limit(UNLIMITED, "a container has no limit")
-    # Limits add up as claims do.
+    # Limits add up as claims do, also to more than there are numbers.
     limited = (
         replace(container, claim_bytes=containers[container.name].bytes if container.name in containers else None)
         for container in instance.pod.containers
     )
-    total = replace(instance.pod, containers=tuple(limited)).claim_bytes
-    return None if total is None else Limit(min(total, UNLIMITED), "sum of its containers")
+    total = replace(instance.pod, containers=tuple(limited)).claim_bytes or 0
+    return Limit(min(total, UNLIMITED), "sum of its containers")
 
 
 def _said(said: Mapping[str, str], key: str, faults: list[str]) -> Limit | None:
