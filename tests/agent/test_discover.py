@@ -1,5 +1,6 @@
 """Which groups of a tree are pods and containers: drivers, QoS classes, runtimes, roots, and what is none."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from cgroup_nodes import Node, cid_of, container, uid_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.agent.discover import pod_groups
+from epcgroup.agent import discover
+from epcgroup.agent.discover import PodGroup
 from epcgroup.agent.tree import Tree, find_root
 from epcgroup.errors import InputError
 from epcgroup.manifest import cgroup_path
@@ -18,6 +20,14 @@ MOUNT = "30 23 0:26 / {} rw,nosuid shared:4 - {} cgroup rw\n"
 
 def tree_of(node: Node) -> Tree:
     return Tree(node.root, node.resource)
+
+
+def pod_groups(tree: Tree) -> dict[str, PodGroup]:
+    """With no folder that cannot be listed."""
+    faults: list[str] = []
+    found = discover.pod_groups(tree, faults.append)
+    assert faults == []
+    return found
 
 
 @pytest.mark.parametrize("driver", ["systemd", "cgroupfs"])
@@ -94,6 +104,22 @@ def test_a_group_that_goes_while_we_look_is_no_error(node, monkeypatch):
     assert [len(pod.containers) for pod in found.values()] == [2, 0]
     monkeypatch.setattr(Tree, "entries", listed)
     assert len(pod_groups(tree_of(node))) == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_a_line_and_the_others_are_searched(node, monkeypatch):
+    node.group("/aaa.slice/inner.slice")
+    node.pod("web", container("app"))
+    scan = os.scandir
+
+    def refuse(path):
+        if path.endswith("/aaa.slice"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    faults: list[str] = []
+    assert len(discover.pod_groups(tree_of(node), faults.append)) == 1
+    assert faults == [f"{node.root}/aaa.slice: cannot be read (Permission denied)"]
 
 
 def test_every_folder_is_listed_once(node):

@@ -220,6 +220,15 @@ def test_drift_is_one_where_the_limit_is_not_what_it_should_be(node, agent, scra
     }
 
 
+def test_of_two_pods_of_one_name_the_one_that_drifts_is_shown(node, agent, scrape):
+    for limit in (f"sgx_epc {MIB}", "sgx_epc max"):
+        node.write(node.pod("web", container("app", "1Mi")).path, "misc.max", limit)
+    looker = agent()
+    looker.look()
+    drift = of(scrape(looker), "sgx_epc_agent_drift")  # scrape() refuses samples that stand twice
+    assert drift["container=", "namespace=default", "pod=web"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -354,6 +363,15 @@ def test_clients_that_talk_nonsense_or_go_away_leave_the_others_alone(server, ca
     with urllib.request.urlopen(url(server), timeout=30) as answer:
         assert answer.status == 200
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_fault_of_ours_is_not_hidden(capfd):
+    broken = serve(("127.0.0.1", 0), lambda: b"" + 1 // 0, CONTENT_TYPE)  # type: ignore[operator]
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url(broken), timeout=30)
+    broken.shutdown()
+    broken.server_close()
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line(server):

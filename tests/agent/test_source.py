@@ -94,6 +94,19 @@ def test_a_file_that_may_not_be_read_is_a_line(tmp_path):
     assert Manifests(tmp_path).look().problems == (f"{tmp_path}/a.yaml: cannot be read (Permission denied)",)
 
 
+def test_a_link_that_leads_to_itself_is_a_line(tmp_path):
+    (tmp_path / "a.yaml").symlink_to("a.yaml")
+    problems = Manifests(tmp_path).look().problems
+    assert problems == (f"{tmp_path}/a.yaml: cannot be read (Too many levels of symbolic links)",)
+
+
+def test_an_answer_that_is_too_large_is_refused(tmp_path):
+    with (tmp_path / "pods.json").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(InputError, match=r"pods.json: larger than 64 MiB$"):
+        KubeletFile(tmp_path / "pods.json").look()
+
+
 def test_a_name_that_is_a_folder_is_a_line(tmp_path):
     (tmp_path / "a.yaml").mkdir()
     known = Manifests(tmp_path).look()

@@ -5,10 +5,12 @@ other driver put outside of their pod's group. The sandbox of a pod is a contain
 What is below a container is the container's own affair and is not looked at.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from epcgroup.agent.tree import Tree
+from epcgroup.errors import InputError
 from epcgroup.manifest import cgroup_path
 
 MAX_DEPTH = 8  # of groups above pods
@@ -24,17 +26,26 @@ class PodGroup:
     containers: dict[str, str] = field(default_factory=dict)  # container id -> path
 
 
-def pod_groups(tree: Tree) -> dict[str, PodGroup]:
-    """The pods that have groups now, by UID, in the order of their paths."""
+def pod_groups(tree: Tree, fault: Callable[[str], None]) -> dict[str, PodGroup]:
+    """The pods that have groups now, by UID, in the order of their paths; `fault` takes a line for each folder that
+    cannot be listed."""
     pods: dict[str, PodGroup] = {}
-    for path, place in _walk(tree, "/", 0):
+
+    def entries(path: str) -> list[os.DirEntry[str]]:
+        try:
+            return tree.entries(path)
+        except InputError as error:
+            fault(str(error))
+            return []
+
+    for path, place in _walk(entries, "/", 0):
         pod = pods.setdefault(place.pod_uid, PodGroup(place.pod_uid, place.qos))
         if place.container_id is not None:
             pod.containers[place.container_id] = path
             continue
         containers = {
             identity: f"{path}/{entry.name}"
-            for entry in tree.entries(path)
+            for entry in entries(path)
             if (identity := cgroup_path.container_of(entry.name)) is not None
         }
         # A change of drivers leaves empty groups behind.
@@ -44,12 +55,14 @@ def pod_groups(tree: Tree) -> dict[str, PodGroup]:
     return pods
 
 
-def _walk(tree: Tree, path: str, depth: int) -> Iterator[tuple[str, cgroup_path.Place]]:
+def _walk(
+    entries: Callable[[str], list[os.DirEntry[str]]], path: str, depth: int
+) -> Iterator[tuple[str, cgroup_path.Place]]:
     """Pods, and containers outside of their pods, below `path`."""
-    for entry in tree.entries(path):
+    for entry in entries(path):
         below = f"{path.rstrip('/')}/{entry.name}"
         place = cgroup_path.parse(below) if "pod" in entry.name else None
         if place is not None:
             yield below, place
-        elif depth < MAX_DEPTH and entry.is_dir(follow_symlinks=False):
-            yield from _walk(tree, below, depth + 1)
+        elif depth < MAX_DEPTH and Tree.is_group(entry):
+            yield from _walk(entries, below, depth + 1)

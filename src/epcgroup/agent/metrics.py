@@ -112,7 +112,8 @@ class EpcCollector(Collector):
         with self._lock:
             self._groups_and_node(add)
             self._agent(add)
-            for suffix, labels, value in _histogram(self._reconciler.totals.turns, self._reconciler.totals.seconds):
+            totals = self._reconciler.totals
+            for suffix, labels, value in _histogram(list(totals.turns), totals.seconds):
                 add("sgx_epc_agent_reconcile_duration_seconds", labels, value, suffix)
             self._once.next_turn()
         return [metrics[name] for name in FAMILIES if name in metrics]
@@ -244,11 +245,14 @@ class EpcCollector(Collector):
         snapshot, totals = self._reconciler.snapshot, self._reconciler.totals
         for (target, result), count in sorted(totals.writes.items()):
             add("sgx_epc_agent_limit_writes_total", Labels(target=target, result=result), count)
+        drift: dict[tuple[str, str, str], bool] = {}  # a pod that replaces another may have its name for a while
         for outcome in snapshot.outcomes:
             decision = outcome.decision
             if decision.now is not None and outcome.result != "gone":
-                labels = Labels(namespace=decision.namespace, pod=decision.pod, container=decision.container)
-                add("sgx_epc_agent_drift", labels, outcome.drift)
+                name = decision.namespace, decision.pod, decision.container
+                drift[name] = outcome.drift or drift.get(name, False)
+        for (namespace, pod, container), drifts in drift.items():
+            add("sgx_epc_agent_drift", Labels(namespace=namespace, pod=pod, container=container), drifts)
         for feature, there in self._capabilities().items():
             add("sgx_epc_agent_capability", Labels(feature=feature), there)
         if snapshot.at:

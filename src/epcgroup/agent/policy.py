@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from epcgroup.agent.discover import PodGroup
+from epcgroup.agent.tree import printable
 from epcgroup.errors import InputError
 from epcgroup.interface import EPC, UNLIMITED
 from epcgroup.manifest import annotations
@@ -170,7 +171,7 @@ def decide(
             if not capacity_bytes:
                 act, obstacle = "cannot", f"this node has no {resource}"
             elif now is None:
-                above = path.rpartition("/")[0]
+                above = printable(path.rpartition("/")[0])
                 act, obstacle = "cannot", f"no {resource} in misc.max (is misc in {above}/cgroup.subtree_control?)"
             elif now == limit.bytes:
                 act = "right"

@@ -107,12 +107,8 @@ class Reconciler:
         """Look, decide, write. Faults of pods, files and writes are lines; the turn goes on with the others."""
         started = time.perf_counter()
         pods = self._pods()
-        try:
-            groups = pod_groups(self.tree)
-            capacity = self.value("/", "misc.capacity")
-        except InputError as error:
-            self._once(str(error))
-            groups, capacity = {}, None
+        groups = pod_groups(self.tree, self._once)
+        capacity = self.value("/", "misc.capacity")
         seen = self._limits(pods, groups) if capacity else {}
         decisions = decide(pods, groups, seen, self.rules, capacity, self.tree.resource)
         self._capable = bool(capacity)
@@ -182,13 +178,13 @@ class Reconciler:
     def _enable_in(self, path: str) -> bool:
         """Whether the groups below have misc files now, or would have in a dry run."""
         try:
-            available = self.tree.words(path, "cgroup.controllers")
+            available = self.tree.words(path, "cgroup.controllers") or []
             delegated = self.tree.words(path, "cgroup.subtree_control")
         except InputError as error:
             self._once(str(error))
             return False
-        if available is None or delegated is None or MISC in delegated:
-            return delegated is not None
+        if delegated is None or MISC in delegated:
+            return delegated is not None  # None: it has gone
         file = self.tree.shown(path, "cgroup.subtree_control")
         if self._dry_run:
             self._once(f"would write +misc to {file}: limits are wanted below it")

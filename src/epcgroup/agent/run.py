@@ -61,8 +61,8 @@ def _serve(config: Config, agent: Reconciler, say: Say, stack: ExitStack) -> Non
     server = serve(config.listen, collector.text, CONTENT_TYPE)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
-    host, port = server.server_address[:2]
-    say(f"agent: metrics on http://{host!s}:{port}/metrics")
+    host, port = str(server.server_address[0]), server.server_address[1]
+    say(f"agent: metrics on http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
 
 
 def _modes(config: Config) -> str:

@@ -30,7 +30,8 @@ class Source(Protocol):
     def look(self) -> Known: ...
 
 
-_Signature = tuple[int, int, int]
+_Signature = tuple[int, int, int]  # time, size and number
+NEVER: _Signature = (0, 0, 0)  # of no file
 
 
 @dataclass
@@ -55,8 +56,10 @@ class Manifests:
         for name in names:
             try:
                 signature = _signature(self.folder / name)
-            except OSError:
+            except FileNotFoundError:
                 continue  # removed since it was listed
+            except OSError:
+                signature = NEVER  # reading it says why
             old = self._files.get(name)
             files[name] = old if old and old[0] == signature else (signature, _read(self.folder / name))
         if self._known is None or files != self._files:
@@ -80,6 +83,8 @@ class KubeletFile:
         try:
             signature = _signature(self.file)
             if signature != self._signature:
+                if signature[1] > documents.MAX_BYTES:
+                    raise InputError(f"larger than {documents.MAX_BYTES >> 20} MiB", where=self.file)
                 self._known = pods_of(self.file.read_bytes(), str(self.file))
                 self._signature = signature
         except OSError as error:

@@ -34,6 +34,11 @@ def find_root(mountinfo: str) -> str:
     raise InputError("cgroup2 is not mounted on this host; a tree elsewhere is named by cgroup_root")
 
 
+def printable(path: str) -> str:
+    """A path on one line: names of groups may hold any bytes."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
 class Tree:
     """The tree below `root`, for one resource of the misc controller."""
 
@@ -52,8 +57,7 @@ class Tree:
 
     def shown(self, path: str, name: str = "") -> str:
         """The same on one printable line."""
-        text = self.where(path, name)
-        return text if text.isprintable() else ascii(text)[1:-1]
+        return printable(self.where(path, name))
 
     def entries(self, path: str) -> list[os.DirEntry[str]]:
         """Groups and files directly below, by name; none when it has gone."""
@@ -65,6 +69,13 @@ class Tree:
             if error.errno in _GONE:
                 return []
             raise self._fault(error, path) from None
+
+    @staticmethod
+    def is_group(entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir(follow_symlinks=False)
+        except OSError:
+            return False  # gone, where the file system did not say it with the name
 
     def text(self, path: str, name: str) -> str | None:
         """What the file shows; None when it is not there."""
