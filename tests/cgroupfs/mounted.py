@@ -2,16 +2,26 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import epcgroup.cgroupfs.control
-from epcgroup.cgroupfs import mounts
+import pytest
+
+from epcgroup.cgroupfs import fuse, mounts
+from epcgroup.cgroupfs.controller import Below, Machines
+from epcgroup.cgroupfs.passthrough import Passthrough
 from epcgroup.cli.main import main
+from epcgroup.interface import EPC
+from epcgroup.live import cgroups
+from epcgroup.machine import Machine, Section
+
+PATIENCE = 30.0  # seconds; only a failing test waits so long
 
 
 def lacking() -> str | None:
@@ -70,3 +80,64 @@ def write(file: Path, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+@contextmanager
+def real_cgroup() -> Iterator[Path]:
+    """A directory of the host's cgroup2, removed with all below and in it."""
+    top = cgroups.mount_point()
+    if top is None:
+        pytest.skip("no cgroup2 is mounted")
+    folder = top / f"epcgroup-test-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        if str(folder) in mounts.ours():
+            mounts.unmount(folder, lazy=True)
+        (folder / "cgroup.kill").write_text("1")
+        for each in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
+            remove(each)
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """A killed process leaves its group a moment later."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextmanager
+def passthrough(real: Path, place: Path) -> Iterator[Path]:
+    """The files of a simulated machine in a real tree, served by a fork."""
+    top = cgroups.mount_point()
+    assert top is not None
+    base = os.open(real, os.O_RDONLY | os.O_DIRECTORY)
+    said, say = os.pipe()
+    server = os.fork()
+    if server == 0:
+        os.close(said)
+        try:
+            machines = Machines({EPC: Machine([Section(0, 1024)])})
+            tree = Passthrough(Below(machines, f"/{real.relative_to(top)}"), base, is_root=False)
+            fuse.serve(tree, place, lambda: os.close(say))
+        finally:
+            os._exit(0)
+    os.close(say)
+    os.close(base)
+    try:
+        assert os.read(said, 1) == b""
+        assert str(place) in mounts.ours()
+        yield place
+    finally:
+        os.close(said)
+        if str(place) in mounts.ours():
+            mounts.unmount(place, lazy=True)
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)

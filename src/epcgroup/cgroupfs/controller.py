@@ -21,7 +21,8 @@ class Controller(Protocol):
 
     series: interface.Series
 
-    def online(self, path: str) -> None: ...
+    def online(self, path: str, *, fresh: bool = True) -> None:
+        """`fresh`: its numbers begin at 0; else it is one that was there before."""
 
     def offline(self, path: str) -> None: ...
 
@@ -48,9 +49,10 @@ class Machines:
     def _capacities(self) -> dict[str, int]:
         return {name: machine.capacity_bytes for name, machine in self.resources.items()}
 
-    def online(self, path: str) -> None:
+    def online(self, path: str, *, fresh: bool = True) -> None:
         for machine in self.resources.values():
-            machine.mkdir(path)
+            if fresh or path not in machine.cgroups:
+                machine.mkdir(path)
 
     def offline(self, path: str) -> None:
         for machine in self.resources.values():
@@ -72,3 +74,33 @@ class Machines:
 
     def refused(self) -> int:
         return sum(machine.refusals for machine in self.resources.values())
+
+
+class Below:
+    """A controller whose tree is a part of the whole: its top is `prefix` there ("/pod1", or "/" for all)."""
+
+    def __init__(self, whole: Controller, prefix: str) -> None:
+        self._whole = whole
+        self._prefix = prefix.rstrip("/")
+        self.series = whole.series
+
+    def _path(self, path: str) -> str:
+        return (self._prefix + path).rstrip("/") or "/"
+
+    def online(self, path: str, *, fresh: bool = True) -> None:
+        self._whole.online(self._path(path), fresh=fresh)
+
+    def offline(self, path: str) -> None:
+        self._whole.offline(self._path(path))
+
+    def read(self, path: str, file: str) -> str:
+        return self._whole.read(self._path(path), file)
+
+    def write(self, path: str, file: str, data: bytes) -> None:
+        self._whole.write(self._path(path), file, data)
+
+    def events(self, path: str) -> tuple[int, int]:
+        return self._whole.events(self._path(path))
+
+    def refused(self) -> int:
+        return self._whole.refused()

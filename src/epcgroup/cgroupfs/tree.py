@@ -16,7 +16,7 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -142,8 +142,36 @@ def attributes(of: Cgroup | File) -> dict[str, int]:
     }
 
 
+class SeqFile:
+    """What an open file shows is taken by `show` at offset 0 and stays until offset 0 is read again (seq_file). A read
+    elsewhere than where the last one ended takes it anew too."""
+
+    def __init__(self, show: Callable[[], bytes], live: Callable[[], None] = lambda: None) -> None:
+        self._show = show
+        self._live = live  # raises when the file has been removed
+        self._rest = b""  # of the text, from _rest_at
+        self._rest_at = 0
+        self._shown = False  # nothing more to come behind _rest
+
+    def pread(self, count: int, offset: int) -> bytes:
+        if offset == 0 or offset != self._rest_at:
+            self._rest, self._shown = b"", False
+            if offset > 0:
+                self._live()
+                self._rest, self._shown = self._show()[offset:], True
+        out, self._rest = self._rest[:count], self._rest[count:]
+        if len(out) < count:
+            if not out:
+                self._live()
+            if not self._shown:
+                text = self._show()
+                out, self._rest, self._shown = text[:count], text[count:], True
+        self._rest_at = offset + len(out)
+        return out
+
+
 class Open:
-    """An open file. What it shows is taken at offset 0 and stays until offset 0 is read again (seq_file)."""
+    """An open file."""
 
     def __init__(self, tree: "Tree", file: File, flags: int, caller: Caller) -> None:
         self.tree = tree
@@ -153,9 +181,7 @@ class Open:
         self._readable = access in (os.O_RDONLY, os.O_RDWR)
         self._writable = access in (os.O_WRONLY, os.O_RDWR)
         self.pos = 0
-        self._rest = b""  # of the text, from _rest_at
-        self._rest_at = 0
-        self._shown = False  # nothing more to come behind _rest
+        self._text = SeqFile(self._show, self._live)
         self._seen: object = _NOTHING
 
     def _live(self) -> None:
@@ -163,10 +189,8 @@ class Open:
             raise fail(errno.ENODEV, self.file.type.name)
 
     def _show(self) -> bytes:
-        self._live()
         assert self.file.type.show is not None
         self._seen = self.tree.token(self.file)
-        self._shown = True
         return self.file.type.show(self.tree, self.file).encode("utf-8", "surrogateescape")
 
     def pread(self, count: int, offset: int) -> bytes:
@@ -175,22 +199,7 @@ class Open:
         if self.file.type.show is None:
             self._live()
             raise fail(errno.EINVAL, self.file.type.name)
-        if offset == 0:
-            self._rest, self._shown = b"", False
-        if offset != self._rest_at:
-            self._rest, self._shown = b"", False
-            if offset > 0:
-                self._rest = self._show()[offset:]
-        out, self._rest = self._rest[:count], self._rest[count:]
-        self._rest_at = offset + len(out)
-        if len(out) < count:
-            if out == b"":
-                self._live()
-            if not self._shown:
-                text = self._show()
-                out, self._rest = text[:count], text[count:]
-                self._rest_at = offset + len(out)
-        return out
+        return self._text.pread(count, offset)
 
     def read(self, count: int) -> bytes:
         data = self.pread(count, self.pos)
@@ -241,6 +250,8 @@ _NOTHING = _Nothing()  # seen by who has not read yet
 class Tree:
     """The hierarchy. `controllers` are those of its root; only misc has files."""
 
+    restless = False  # everything that changes is a caller's doing; but processes end
+
     def __init__(self, controller: Controller, controllers: Sequence[str] = ("misc",)) -> None:
         self.controller = controller
         self.controllers = tuple(controllers)
@@ -248,6 +259,9 @@ class Tree:
         self.where: dict[int, Cgroup] = {}  # process -> cgroup, of those told
         self._moves = 0  # that may have changed a cgroup.events
         self._told: object = None
+        self._populate()
+
+    def _populate(self) -> None:
         self._add_files(self.root, _CORE, ROOT)
         self._add_files(self.root, self._misc(root=True), ROOT)
 
@@ -418,7 +432,7 @@ class Tree:
     def attributes(self, path: str) -> dict[str, int]:
         return attributes(self.find(path))
 
-    def xattrs(self, path: str) -> dict[str, bytes]:
+    def xattrs(self, path: str) -> MutableMapping[str, bytes]:
         """The extended attributes, to be changed in place."""
         return self.find(path).xattrs
 
@@ -513,15 +527,16 @@ def _show_controllers(tree: Tree, file: File) -> str:
     return " ".join(names) + "\n" if names else ""
 
 
-def parse_subtree_control(data: bytes, known: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Controllers to enable and to disable; of two words for one the last counts. OSError EINVAL: a bad word."""
+def parse_subtree_control(data: bytes, known: Sequence[str] | None = None) -> tuple[set[str], set[str]]:
+    """Controllers to enable and to disable; of two words for one the last counts. OSError EINVAL: a bad word, or a
+    name that is not among the `known`."""
     enable: set[str] = set()
     disable: set[str] = set()
     for word in _stripped(data).split(b" "):
         if not word:
             continue
         name = word[1:].decode("utf-8", "surrogateescape")
-        if word[:1] not in (b"+", b"-") or name not in known:
+        if word[:1] not in (b"+", b"-") or (known is not None and name not in known):
             raise fail(errno.EINVAL, "cgroup.subtree_control")
         (enable if word[:1] == b"+" else disable).add(name)
         (disable if word[:1] == b"+" else enable).discard(name)

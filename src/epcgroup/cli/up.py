@@ -5,14 +5,17 @@ Root is needed. The pool is a tmpfs of its size that is mounted nowhere: nothing
 """
 
 import argparse
+import ctypes
 import os
 import sys
 from pathlib import Path
 
 from epcgroup.cli import daemon
 from epcgroup.errors import InputError, MachineError
+from epcgroup.live import cgroups, wire
 from epcgroup.units import PAGE_SIZE, format_bytes, parse_bytes
 
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
 LEAST, MOST = 1 << 18, 1 << 40
 
 
@@ -21,6 +24,13 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", choices=("v17", "v2", "mainline"), default="v17", help="whose policy (default v17)")
     parser.add_argument("--copy-out", action="store_true", help="see touches by copying pages out, not by PAGEOUT")
     parser.add_argument("--strict", action="store_true", help="assert all invariants at every turn")
+    parser.add_argument(
+        "--files",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="mount the misc.* files over a directory of cgroup2 (default: epc in it), as epcgroup mount --live",
+    )
     parser.add_argument("--foreground", action="store_true", help="do not go to the background")
     daemon.set_arguments(parser)
 
@@ -34,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
     lacking = probe.missing()
     if lacking is not None:
         raise InputError(lacking)
+    if args.foreground and args.files is not None:
+        raise InputError("goes with the background; epcgroup mount --live does it beside a daemon", where="--files")
     if args.foreground:
         return _serve(args, size, sys.stdout.fileno())
     from epcgroup.machine import is_compiled
@@ -49,7 +61,32 @@ def main(args: argparse.Namespace) -> int:
     if not text.startswith("ready"):
         raise InputError(text or f"the daemon did not start; see {args.directory}/log")
     print(text)
+    if args.files is not None:
+        _mount_files(args)
     return 0
+
+
+def _mount_files(args: argparse.Namespace) -> None:
+    """Over the directory asked for; without it the daemon has not started either."""
+    from epcgroup.cli import mount
+
+    try:
+        place = Path(args.files or (cgroups.mount_point() or Path()) / "epc")
+        if not args.files:
+            place.mkdir(exist_ok=True)
+        files = argparse.Namespace(place=place, live=True, mirror=None, foreground=False, directory=args.directory)
+        files.log = Path(args.directory) / "files.log"
+        mount.main(files)
+    except (InputError, OSError):
+        daemon.ask(args.directory, wire.Packet(wire.STOP), "cannot stop it")
+        raise
+
+
+def _own_mounts() -> None:
+    """Mounts of later do not reach the daemon: it must never wait for one that waits for it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) == 0:
+        libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
 
 
 def _background(args: argparse.Namespace, size: int, say: int) -> int:
@@ -72,6 +109,7 @@ def _serve(args: argparse.Namespace, size: int, say: int) -> int:
     from epcgroup.live.daemon import Daemon
     from epcgroup.machine import MachineDead
 
+    _own_mounts()
     pageout = not args.copy_out and all(f.ok for f in probe.survey() if f.name == "PAGEOUT")
     served = Daemon(args.directory, size, args.series, pageout=pageout, strict=args.strict)
     try:

@@ -316,8 +316,17 @@ class Daemon:
                 return wire.Packet(wire.READ, text=self.machine.read(group, file).encode()[:65_000])
             case wire.WRITE:
                 self._root(client)
-                group, file, text = [*packet.text.decode(errors="replace").split("\0", 2), "", ""][:3]
+                group, file, text = [*packet.text.decode(errors="surrogateescape").split("\0", 2), "", ""][:3]
                 self.write(group, file, text)
+            case wire.GROUPS:
+                if packet.text:
+                    self._root(client)
+                for word in os.fsdecode(packet.text).split("\0"):
+                    if word[:1] in ("-", "+") and word[1:] in self.machine.cgroups:
+                        self._drop_group(word[1:])
+                    if word[:1] in ("=", "+"):
+                        self._make_group(word[1:])
+                return wire.Packet(wire.GROUPS, a=self.machine.refusals)
             case wire.STOP:
                 self._root(client)
                 self.stopped = True
@@ -622,6 +631,18 @@ class Daemon:
                 self._inodes[at] = inode
                 # A removed group of the same name may have had a ceiling.
                 self._ceiling.pop(at, None)
+
+    def _drop_group(self, path: str) -> None:
+        """The controller is taken from a group and all below; who is in one is charged in the parent, or, at its next
+        `follow`, in a new group of the same path."""
+        parent = path.rpartition("/")[0] or "/"
+        for at in sorted(self.machine.cgroups, reverse=True):
+            if at == path or at.startswith(f"{path}/"):
+                self.machine.disable(at)
+                self._done.pop(at, None)
+        for client in self._by_area.values():
+            if client.group == path or client.group.startswith(f"{path}/"):
+                client.group = parent
 
     def prune(self) -> None:
         """Forget groups that the host no longer has and nobody is in."""

@@ -24,7 +24,12 @@ connection's end is the enclave's.
   LISTENER 11   descriptors: listener of   - ; root only; its notifications are answered, see `supervisor`
              a filter of `seccomp`, own
              /proc/self/mountinfo
+  GROUPS 12  text: words, each followed    a: charges refused since the start
+             by NUL: = GROUP, + GROUP,
+             - GROUP
 
+A process is in the group that it has in cgroup2. GROUPS is for who mounts their files (root only, but for no words at
+all): "=" makes a group if there is none, "+" one with all its numbers at 0, "-" ends it, its charges stay above it.
 Pages that are not added come into being with their first touch (EAUG).
 
 Between CREATE and ATTACH a client maps the file shared and whole, closes it, calls madvise(MADV_DONTFORK), gets a
@@ -40,7 +45,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD, LISTENER = range(1, 12)
+CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD, LISTENER, GROUPS = range(1, 13)
 _HEADER = struct.Struct("<IIQQ")
 RECORDED = struct.Struct("<II")  # of a recording: number of the enclave, page
 MAX_PACKET = 65_024
