@@ -1,29 +1,25 @@
 """A tree of files on a FUSE mount: one thread serves it, and nothing of it is cached by the kernel.
 
 libfuse 3 by mfusepy. Requests are answered in the order in which they come, so what one process did is seen by the
-next. Beside the serving thread a worker does what the server must not do to itself: a change that no caller made is
-told to inotify by a write to the file through the mount ("self-poke", recognised by the worker's thread id). A child
-process outlives the server and unmounts if it dies of SIGKILL. Not root: no other users, as FUSE has it.
+next. What the server must not do to itself, or cannot do any more, a companion process does. Not root: no other users,
+as FUSE has it.
 """
 
 import ctypes
 import errno
 import os
-import queue
-import select
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from epcgroup.cgroupfs import mounts
+from epcgroup.cgroupfs.companion import Companion
 from epcgroup.cgroupfs.tree import CHANGED, Caller
 from epcgroup.errors import InputError
 from epcgroup.units import PAGE_SIZE
 
-LOOK_SECONDS = 0.05  # between two looks for changes that no caller made
 LOOP_ENDED = 8  # libfuse's status after a signal told it to end
 
 
@@ -105,18 +101,16 @@ class _Operations:
     flag_nopath = True
     flag_nullpath_ok = True
 
-    def __init__(self, files: Files, mount: Path, ready: Callable[[], None]) -> None:
+    def __init__(self, files: Files, companion: Companion, ready: Callable[[], None]) -> None:
         self._files = files
-        self._mount = mount
         self._ready = ready
         self._fuse = _binding()
         self._open: dict[int, OpenFile] = {}
         self._directories: dict[int, str] = {}
         self._next = 1
         self._waiting: dict[int, int] = {}  # open file -> poll handle of libfuse
-        self._pokes: queue.Queue[str | None] = queue.Queue()
-        self._worker = threading.Thread(target=self._work, name="poke", daemon=True)
-        self._worker_id = 0
+        self._companion = companion
+        self._looking = files.restless
 
     # ---- callers -----------------------------------------------------------------------------------
 
@@ -136,50 +130,32 @@ class _Operations:
     def _tell(self) -> None:
         """After whatever may have changed something: wake pollers, have watchers told."""
         for path in self._files.changed():
-            self._pokes.put(path)
+            self._companion.poke(path)
         for number in [n for n in self._waiting if self._open[n].poll() & CHANGED]:
             self._wake(self._waiting.pop(number))
+        self._look()
+
+    def _look(self) -> None:
+        """While somebody waits, changes without a caller are looked for."""
+        looking = bool(self._waiting) or self._files.restless
+        if looking != self._looking:
+            self._looking = looking
+            self._companion.look(looking)
 
     def _wake(self, handle: int) -> None:
         self._fuse._libfuse.fuse_notify_poll(ctypes.c_void_p(handle))
         self._fuse._libfuse.fuse_pollhandle_destroy(ctypes.c_void_p(handle))
 
-    def _work(self) -> None:
-        """The worker. It blocks in our own mount, which is why it is not the serving thread."""
-        self._worker_id = threading.get_native_id()
-        while True:
-            try:
-                path = self._pokes.get(timeout=LOOK_SECONDS if self._waiting or self._files.restless else None)
-            except queue.Empty:
-                path = ""
-            if path is None:
-                return
-            try:
-                if path:
-                    fd = os.open(f"{self._mount}{path}", os.O_WRONLY | os.O_CLOEXEC)
-                    try:
-                        os.write(fd, b"\n")
-                    finally:
-                        os.close(fd)
-                else:
-                    self._mount.stat()  # the server looks when it is asked something
-            except OSError:
-                continue  # the file, or the mount, has gone since
-
     # ---- operations --------------------------------------------------------------------------------
 
     def init(self, path: str) -> None:
-        self._worker.start()
         self._ready()
-
-    def destroy(self, path: str) -> None:
-        self._pokes.put(None)
 
     def getattr(self, path: str | None, info: Any = None) -> dict[str, int]:
         if info is not None:
             return self._open[info.fh].attributes()
         assert path is not None
-        if path == "/" and self._fuse.fuse_get_context()[2] == self._worker_id:
+        if path == "/" and self._fuse.fuse_get_context()[2] == self._companion.pid:
             self._tell()
         return self._files.attributes(path)
 
@@ -211,7 +187,7 @@ class _Operations:
 
     def write(self, path: str | None, data: bytes, offset: int, info: Any) -> int:
         _, _, pid = self._fuse.fuse_get_context()
-        if pid == self._worker_id:
+        if pid == self._companion.pid:
             return len(data)
         name = (path or "").rpartition("/")[2]
         try:
@@ -232,8 +208,7 @@ class _Operations:
             if old is not None:
                 self._fuse._libfuse.fuse_pollhandle_destroy(ctypes.c_void_p(old))
             self._waiting[info.fh] = handle
-            if old is None:
-                self._pokes.put("")  # the worker looks now and then from here on
+            self._look()
         events[0] = self._open[info.fh].poll()
         return 0
 
@@ -316,11 +291,11 @@ def serve(files: Files, directory: Path, ready: Callable[[], None] = lambda: Non
     """Mount, and serve until it is unmounted or SIGTERM, SIGINT or SIGHUP comes. InputError: it cannot be mounted."""
     binding = _binding()
     directory = directory.resolve()
-    lifeline = _watch(directory, os.getpid())
+    companion = Companion(directory, looking=files.restless)
     options: dict[str, Any] = {"allow_other": True} if os.geteuid() == 0 else {}
     try:
         binding.FUSE(
-            _Operations(files, directory, ready),
+            _Operations(files, companion, ready),
             str(directory),
             raw_fi=True,
             foreground=True,
@@ -337,25 +312,4 @@ def serve(files: Files, directory: Path, ready: Callable[[], None] = lambda: Non
             return
         raise InputError(f"cannot be mounted on (libfuse status {error})", where=directory) from None
     finally:
-        os.close(lifeline)
-
-
-def _watch(directory: Path, pid: int) -> int:
-    """A child that unmounts when the answer, a descriptor of the calling process, is closed by its end."""
-    listen, lifeline = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        os.close(lifeline)
-        if os.fork() == 0:  # nobody's child, so that nobody has to wait for it
-            os.setsid()
-            os.closerange(3, listen)
-            os.closerange(listen + 1, 1 << 16)
-            poll = select.poll()
-            poll.register(listen, select.POLLIN)
-            poll.poll()
-            if mounts.ours().get(str(directory)) == f"{mounts.SOURCE}:{pid}":
-                mounts.unmount(directory, lazy=True)
-        os._exit(0)
-    os.close(listen)
-    os.waitpid(child, 0)
-    return lifeline
+        companion.close()

@@ -14,7 +14,7 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from epcgroup.cgroupfs.controller import Controller
@@ -36,19 +36,18 @@ from epcgroup.cgroupfs.tree import (
 from epcgroup.units import PAGE_SIZE
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159}[os.uname().machine]
 _TIMES = ("st_atime", "st_mtime", "st_ctime")
 _KEPT = ("st_mode", "st_uid", "st_gid", "st_nlink", "st_size", "st_blksize")
 
 
 @contextlib.contextmanager
 def rights_of(caller: Caller) -> Iterator[None]:
-    """The files that this thread opens or makes meanwhile are the caller's doing."""
+    """The files that are opened or made meanwhile are the caller's doing. The server has one thread."""
     if caller.uid == 0:
         yield
         return
     groups = os.getgroups()
-    _set_groups(caller.groups)
+    os.setgroups(caller.groups)
     _libc.setfsgid(caller.gid)
     _libc.setfsuid(caller.uid)
     try:
@@ -56,14 +55,7 @@ def rights_of(caller: Caller) -> Iterator[None]:
     finally:
         _libc.setfsuid(0)
         _libc.setfsgid(0)
-        _set_groups(groups)
-
-
-def _set_groups(groups: Sequence[int]) -> None:
-    """Of this thread only. setgroups(3) would wait for all threads, and one may be waiting in our mount for us."""
-    array = (ctypes.c_uint32 * len(groups))(*groups)
-    if _libc.syscall(_SYS_SETGROUPS, len(groups), array) != 0:
-        raise fail(ctypes.get_errno(), "setgroups")
+        os.setgroups(groups)
 
 
 def own_pid(pid: int, caller: Caller) -> int:
