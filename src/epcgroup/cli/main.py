@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "mount": ("epcgroup.cli.mount", "mount misc.* files over a simulated machine, for tests of agents"),
     "umount": ("epcgroup.cli.umount", "unmount them"),
     "agent": ("epcgroup.cli.agent", "hold a Kubernetes node's pods to their EPC, and serve metrics"),
+    "lint": ("epcgroup.cli.lint", "find EPC claims and limits in manifests that cannot work"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }

@@ -57,7 +57,7 @@ _COUNTED = {
 }
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,62}")
-_SGX_RESOURCE = re.compile(r"(?=[-\w.]+/[-\w.]+$)(sgx\..*|.*/sgx.*)", re.IGNORECASE | re.ASCII)
+SGX_RESOURCE = re.compile(r"(?=[-\w.]+/[-\w.]+$)(sgx\..*|.*/sgx.*)", re.IGNORECASE | re.ASCII)
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -110,30 +110,30 @@ def read_document(document: Document, *, within_list: bool = False) -> list[Pod 
             for result in read_document(Document(item, f"{origin}, item {number}", document.path), within_list=True)
         ]
     try:
-        templates = list(_templates(value))
+        found = list(templates(value))
     except InputError as error:
         return [Skipped(origin, str(error))]
-    if not templates:
+    if not found:
         return [Skipped(origin, _no_template(value))]
-    return [_read_template(value, template, document, several=len(templates) > 1) for template in templates]
+    return [_read_template(value, template, document, several=len(found) > 1) for template in found]
 
 
 # --- finding templates
 
 
 @dataclass(frozen=True)
-class _Template:
+class Template:
     value: dict[str, Any]  # the mapping with the template's metadata and spec
     path: str  # where it stands in the object, "spec.template"
     owner: dict[str, Any] | None  # the nearest mapping round it, with the replicas; None: it is the object
 
 
-def _templates(
+def templates(
     value: Any,
     owner: dict[str, Any] | None = None,
     path: tuple[str, ...] = (),
     seen: dict[int, int] | None = None,
-) -> Iterator[_Template]:
+) -> Iterator[Template]:
     seen = {} if seen is None else seen
     times = seen[id(value)] = seen.get(id(value), 0) + 1
     if len(path) > MAX_DEPTH or times > MAX_ALIASED:
@@ -143,12 +143,12 @@ def _templates(
     if isinstance(value, dict):
         spec = value.get("spec")
         if isinstance(spec, dict) and _are_containers(spec.get("containers")):
-            yield _Template(value, ".".join(map(_shown, path)), owner)
+            yield Template(value, ".".join(map(shown, path)), owner)
             return
         owner = value
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(child, dict | list) and child:
-            yield from _templates(child, owner, (*path, str(key)), seen)
+            yield from templates(child, owner, (*path, str(key)), seen)
 
 
 def _are_containers(value: Any) -> bool:
@@ -158,37 +158,37 @@ def _are_containers(value: Any) -> bool:
 def _no_template(value: dict[str, Any]) -> str:
     kind = value.get("kind")
     if kind is not None:
-        name = _mapping(value.get("metadata")).get("name")
-        return f"{_shown(kind)}{f' {_shown(name)}' if name else ''} has no pod template"
-    found = next(_sizes_in(value, "", set()), None)
+        name = mapping(value.get("metadata")).get("name")
+        return f"{shown(kind)}{f' {shown(name)}' if name else ''} has no pod template"
+    found = next(sizes_in(value, "", set()), None)
     if found is None:
         return "no kind and no pod template (Helm values?)"
     return f"no kind and no pod template (Helm values?), but {found}; render the chart first (helm template)"
 
 
-def _sizes_in(value: Any, path: str, seen: set[int]) -> Iterator[str]:
+def sizes_in(value: Any, path: str, seen: set[int]) -> Iterator[str]:
     """`PATH asks for RESOURCE QUANTITY` for every resources block outside of a pod template."""
     if not isinstance(value, dict) or id(value) in seen or path.count(".") > 20:
         return
     seen.add(id(value))
     for part in ("limits", "requests"):
-        for resource, amount in _mapping(value.get(part)).items():
+        for resource, amount in mapping(value.get(part)).items():
             if resource in SIZES:
-                yield f"{path or part} asks for {resource} {_shown(amount)}"
+                yield f"{path or part} asks for {resource} {shown(amount)}"
     for key, child in value.items():
-        yield from _sizes_in(child, f"{path}.{_shown(key)}" if path else _shown(key), seen)
+        yield from sizes_in(child, f"{path}.{shown(key)}" if path else shown(key), seen)
 
 
 # --- one template
 
 
-def _read_template(root: dict[str, Any], template: _Template, document: Document, *, several: bool) -> Pod | Skipped:
+def _read_template(root: dict[str, Any], template: Template, document: Document, *, several: bool) -> Pod | Skipped:
     kind = root.get("kind") or "Pod"
-    label = _shown(kind)
+    label = shown(kind)
     try:
-        name = _name(root, document.path)
+        name = name_of(root, document.path)
         label = f"{label} {name}, {template.path}," if several else f"{label} {name}"
-        pod = _pod(root, template, name, document.origin)
+        pod = pod_of(root, template, name, document.origin)
     except InputError as error:
         reason = documents.HELM if "{{" in str(error) else str(error)
         return Skipped(document.origin, f"{label.rstrip(',')}: {reason}")
@@ -197,13 +197,13 @@ def _read_template(root: dict[str, Any], template: _Template, document: Document
     return pod
 
 
-def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> Pod | str:
+def pod_of(root: dict[str, Any], template: Template, name: str, origin: str) -> Pod | str:
     """The pod, or why it is none that we are interested in."""
     spec = template.value["spec"]
     kind = _text(root.get("kind") or "Pod", "kind", _KIND)
-    namespace = _mapping(root.get("metadata")).get("namespace") or "default"
+    namespace = mapping(root.get("metadata")).get("namespace") or "default"
     namespace = _text(namespace, "metadata.namespace", _LABEL)
-    metadata = _checked_mapping(template.value.get("metadata"), "metadata of the pod template")
+    metadata = checked_mapping(template.value.get("metadata"), "metadata of the pod template")
     annotations = _annotations(metadata.get("annotations"))
 
     containers, remarks = _containers(spec, annotations)
@@ -220,7 +220,7 @@ def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> P
     notes += epc_annotations.below_one_page("the pod's limit", pod_limit)
     notes += epc_annotations.remarks(annotations, [container.name for container in containers])
     if template.value is not root:
-        for key in sorted(_mapping(_mapping(root.get("metadata")).get("annotations"))):
+        for key in sorted(mapping(mapping(root.get("metadata")).get("annotations"))):
             if epc_annotations.is_epc(key) and key not in annotations:
                 notes.append(f"annotation {quoted(key)} has no effect on the {kind}, only on its pod template")
     if kind not in _COUNTED and _count_in(template.owner or spec) is None:
@@ -238,8 +238,8 @@ def _pod(root: dict[str, Any], template: _Template, name: str, origin: str) -> P
     )
 
 
-def _name(root: dict[str, Any], path: Path) -> str:
-    metadata = _checked_mapping(root.get("metadata"), "metadata")
+def name_of(root: dict[str, Any], path: Path) -> str:
+    metadata = checked_mapping(root.get("metadata"), "metadata")
     for key in ("name", "generateName"):
         value = metadata.get(key)
         if value is not None:
@@ -257,19 +257,19 @@ def name_from_path(path: Path) -> str:
 
 def _annotations(value: Any) -> dict[str, str]:
     found: dict[str, str] = {}
-    for key, text in _checked_mapping(value, "annotations of the pod template").items():
+    for key, text in checked_mapping(value, "annotations of the pod template").items():
         if isinstance(text, str):
             found[key] = text
         elif epc_annotations.is_epc(key):
-            raise InputError(f'{_shown(text)} must be text in Kubernetes; quote it: "..."', key=f"annotation {key}")
+            raise InputError(f'{shown(text)} must be text in Kubernetes; quote it: "..."', key=f"annotation {key}")
     return found
 
 
-def _replicas(root: dict[str, Any], template: _Template) -> int:
+def _replicas(root: dict[str, Any], template: Template) -> int:
     kind = root.get("kind")
     if kind in ("Pod", "DaemonSet"):
         return 1  # of a DaemonSet one on the node
-    owner = template.owner or _mapping(root.get("spec"))
+    owner = template.owner or mapping(root.get("spec"))
     count = _count_in(owner)
     if count is None:
         return 1
@@ -323,22 +323,22 @@ def read_instances(document: Document) -> Iterator[Instance | Skipped]:
         try:
             yield _instance(value, document)
         except InputError as error:
-            name = _mapping(value.get("metadata")).get("name")
-            yield Skipped(origin, f"pod {_shown(name)}: {error}" if name else str(error))
+            name = mapping(value.get("metadata")).get("name")
+            yield Skipped(origin, f"pod {shown(name)}: {error}" if name else str(error))
     else:
         for pod in read_document(document):
             yield from [pod] if isinstance(pod, Skipped) else _simulated(pod)
 
 
 def _instance(value: dict[str, Any], document: Document) -> Instance:
-    metadata = _checked_mapping(value.get("metadata"), "metadata")
+    metadata = checked_mapping(value.get("metadata"), "metadata")
     spec = value["spec"]
     if not _are_containers(spec.get("containers")):
         raise InputError("not a list of containers", key="spec.containers")
     annotations = _annotations(metadata.get("annotations"))
     containers, notes = _containers(spec, {})
     pod = Pod(
-        name=_name(value, document.path),
+        name=name_of(value, document.path),
         containers=containers,
         namespace=_text(metadata.get("namespace") or "default", "metadata.namespace", _LABEL),
         annotations=annotations,
@@ -349,13 +349,13 @@ def _instance(value: dict[str, Any], document: Document) -> Instance:
     uid = annotations.get(_MIRROR) or metadata.get("uid") or cgroup_path.pod_uid(pod.namespace, pod.name)
     if not isinstance(uid, str) or not cgroup_path.is_uid(uid):
         raise InputError(f"{quoted(uid)} is no UID of a pod", key="metadata.uid")
-    node, phase = spec.get("nodeName"), _mapping(value.get("status")).get("phase")
+    node, phase = spec.get("nodeName"), mapping(value.get("status")).get("phase")
     return Instance(
         pod,
         uid,
         node=node if isinstance(node, str) and node else None,
         phase=phase if isinstance(phase, str) else "",
-        container_ids=_container_ids(pod, uid, _mapping(value.get("status"))),
+        container_ids=_container_ids(pod, uid, mapping(value.get("status"))),
     )
 
 
@@ -364,7 +364,7 @@ def _container_ids(pod: Pod, uid: str, status: dict[str, Any]) -> dict[str, str]
     for key in _STATUSES:
         statuses = status.get(key)
         for entry in statuses if isinstance(statuses, list) else ():
-            name, text = _mapping(entry).get("name"), _mapping(entry).get("containerID")
+            name, text = mapping(entry).get("name"), mapping(entry).get("containerID")
             match = _CONTAINER_ID.fullmatch(text) if isinstance(text, str) else None
             if match and isinstance(name, str) and _LABEL.fullmatch(name):
                 ids[match[1]] = name
@@ -387,10 +387,10 @@ def _simulated(pod: Pod) -> Iterator[Instance | Skipped]:
 def _containers(
     spec: Mapping[str, Any], annotations: Mapping[str, str]
 ) -> tuple[tuple[Container, ...], tuple[str, ...]]:
-    """All containers in the order of _container_specs, and remarks. InputError for what Kubernetes would reject."""
+    """All containers in the order of container_specs, and remarks. InputError for what Kubernetes would reject."""
     notes: list[str] = []
     containers: list[Container] = []
-    for value, kind in _container_specs(spec):
+    for value, kind in container_specs(spec):
         container, remarks = _container(value, kind, annotations)
         containers.append(container)
         notes += remarks
@@ -401,7 +401,7 @@ def _containers(
     return tuple(containers), tuple(notes)
 
 
-def _container_specs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], ContainerKind]]:
+def container_specs(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], ContainerKind]]:
     """Init containers first: that is their order in time, which Pod.claim_bytes relies on."""
     inits = spec.get("initContainers")
     if inits is not None:
@@ -423,7 +423,7 @@ def _container(
     devices: list[str] = []
     claim: tuple[str, int] | None = None
     for resource in sorted({*limits, *requests}):
-        if resource not in SIZES and not _SGX_RESOURCE.fullmatch(resource):
+        if resource not in SIZES and not SGX_RESOURCE.fullmatch(resource):
             continue
         amount = _amount(limits, requests, resource, label)
         if resource not in limits:
@@ -467,7 +467,7 @@ def _amount(limits: Mapping[str, Any], requests: Mapping[str, Any], resource: st
     ]
     if amounts[0] != amounts[-1]:
         raise InputError(
-            f"limit {_shown(limits[resource])} and request {_shown(requests[resource])} differ; "
+            f"limit {shown(limits[resource])} and request {shown(requests[resource])} differ; "
             "Kubernetes rejects that for extended resources",
             key=f"{label}, {resource}",
         )
@@ -484,10 +484,10 @@ def _device_remarks(resource: str, count: int, label: str) -> list[str]:
 
 
 def _resources(value: Mapping[str, Any], label: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    resources = _checked_mapping(value.get("resources"), f"{label}, resources")
+    resources = checked_mapping(value.get("resources"), f"{label}, resources")
     return (
-        _checked_mapping(resources.get("limits"), f"{label}, resources.limits"),
-        _checked_mapping(resources.get("requests"), f"{label}, resources.requests"),
+        checked_mapping(resources.get("limits"), f"{label}, resources.limits"),
+        checked_mapping(resources.get("requests"), f"{label}, resources.requests"),
     )
 
 
@@ -503,7 +503,7 @@ def qos_class(spec: Mapping[str, Any]) -> Qos:
     if pod_amounts:
         levels = [_cpu_and_memory(spec, "pod")]
     else:
-        levels = [_cpu_and_memory(value, "container") for value, _ in _container_specs(spec)]
+        levels = [_cpu_and_memory(value, "container") for value, _ in container_specs(spec)]
     if not any(requests for _, requests in levels):
         return "besteffort"
     if all(len(limits) == 2 and limits == requests for limits, requests in levels):
@@ -528,11 +528,11 @@ def _cpu_and_memory(value: Mapping[str, Any], label: str) -> tuple[dict[str, Fra
 # --- shapes
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _checked_mapping(value: Any, key: str) -> dict[str, Any]:
+def checked_mapping(value: Any, key: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise InputError(f"{quoted(value)} is not a mapping", key=key)
     return value or {}
@@ -544,6 +544,6 @@ def _text(value: Any, key: str, pattern: re.Pattern[str]) -> str:
     return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Like quoted, but bare where a word or number is plain."""
     return value if isinstance(value, str) and re.fullmatch(r"[\w./@-]{1,60}", value, re.ASCII) else quoted(value)

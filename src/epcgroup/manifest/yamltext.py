@@ -29,6 +29,21 @@ _NOT_GIVEN = object()
 _MERGE = object()  # stands for the key `<<`
 
 
+class Mapping(dict[str, Any]):
+    """A dict that knows where its keys stand: `lines`, of the file, by key."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[str, int] = {}
+
+
+def line_of(value: object, key: str) -> int | None:
+    """The line of a key in a mapping that was read from YAML; None for what is not known, as of JSON."""
+    return value.lines.get(key) if isinstance(value, Mapping) else None
+
+
 class NotYaml(InputError):
     """The text is no YAML, or no YAML that Kubernetes would take."""
 
@@ -37,7 +52,7 @@ class NotYaml(InputError):
 class _Open:
     """A list or mapping that is being filled."""
 
-    value: dict[str, Any] | list[Any]
+    value: Mapping | list[Any]
     key: Any = _NOT_GIVEN
     merges: list[Any] = field(default_factory=list)
 
@@ -83,7 +98,7 @@ class _Builder:
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             if len(self._open) >= MAX_DEPTH:
                 raise self._fault(event, f"nested deeper than {MAX_DEPTH} levels")
-            value = {} if isinstance(event, yaml.MappingStartEvent) else []
+            value = Mapping() if isinstance(event, yaml.MappingStartEvent) else []
             self._anchor(event, value)
             self._open.append(_Open(value))
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -107,6 +122,8 @@ class _Builder:
             parent.key = _MERGE if merge else self._key(value, event)
             if parent.key in parent.value:
                 raise self._fault(event, f"key {quoted(parent.key)} stands twice")
+            if not merge:
+                parent.value.lines[parent.key] = event.start_mark.line + self._first_line
         else:
             if parent.key is _MERGE:
                 parent.merges.append(value)
@@ -117,13 +134,14 @@ class _Builder:
     def _merge(self, into: Any, merged: Any, event: Any) -> None:
         """`<<: *base`: keys that stand in the mapping itself win; of several bases the first wins."""
         for base in merged if isinstance(merged, list) else [merged]:
-            if not isinstance(base, dict):
+            if not isinstance(base, Mapping):
                 raise self._fault(event, "<< takes a mapping or a list of mappings")
             self._nr_merged += len(base)
             if self._nr_merged > MAX_MERGED_KEYS:
                 raise self._fault(event, f"<< merges more than {MAX_MERGED_KEYS} keys")
             for key, value in list(base.items()):
                 into.setdefault(key, value)
+                into.lines.setdefault(key, base.lines[key])
 
     def _key(self, value: Any, event: Any) -> str:
         if isinstance(value, dict | list):
