@@ -27,9 +27,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mounted import real_cgroup
+
 from epcgroup.cgroupfs import fuse
 from epcgroup.cgroupfs.control import Control
 from epcgroup.cgroupfs.controller import Machines
+from epcgroup.cgroupfs.passthrough import Passthrough
 from epcgroup.cgroupfs.tree import Caller, File, Open, Tree
 from epcgroup.machine import Machine, Section
 
@@ -397,18 +400,6 @@ for line in sys.stdin:
         print(json.dumps([error.errno, None]), flush=True)
 """
 
-
-def serve(mount: Path, say: int, err: int) -> None:
-    """A server with the recording kernel's two resources, in a fork."""
-    os.dup2(err, 2)
-    sys.stderr = os.fdopen(2, "w")
-    machines = boot()
-    tree = Tree(machines, CONTROLLERS)
-    Control(tree, machines)
-    fuse.serve(tree, mount, lambda: print("ready", file=os.fdopen(say, "w"), flush=True))
-    sys.stderr.flush()
-
-
 IN = {
     "IN_MODIFY": 0x2, "IN_ATTRIB": 0x4, "IN_CLOSE_WRITE": 0x8, "IN_MOVED_TO": 0x80, "IN_CREATE": 0x100,
     "IN_DELETE": 0x200, "IN_DELETE_SELF": 0x400, "IN_IGNORED": 0x8000, "IN_ISDIR": 0x40000000,
@@ -432,7 +423,7 @@ class AloneTarget(Target):
         if self.server == 0:
             os.close(said)
             try:
-                serve(self.mount, say, self.errors.fileno())
+                self.serve(say, self.errors.fileno())
             finally:
                 os._exit(0)
         os.close(say)
@@ -443,6 +434,19 @@ class AloneTarget(Target):
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.inotify = -1
         self.watches: dict[int, str] = {}
+
+    def tree(self) -> tuple[Tree, Machines]:
+        machines = boot()
+        return Tree(machines, CONTROLLERS), machines
+
+    def serve(self, say: int, err: int) -> None:
+        """A server with the recording kernel's two resources, in a fork."""
+        os.dup2(err, 2)
+        sys.stderr = os.fdopen(2, "w")
+        tree, machines = self.tree()
+        Control(tree, machines)
+        fuse.serve(tree, self.mount, lambda: print("ready", file=os.fdopen(say, "w"), flush=True))
+        sys.stderr.flush()
 
     def close_all(self) -> None:
         super().close_all()
@@ -713,3 +717,24 @@ class AloneTarget(Target):
 
     def in_process_open_setuid_read(self, line: Line) -> Any:
         return self._tell_path(line, "open_setuid_read")
+
+
+class SubTarget(AloneTarget):
+    """The same with a real directory of cgroup2 below, which stands for the root of the hierarchy."""
+
+    name = "real"
+
+    def __init__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.real = self.stack.enter_context(real_cgroup())
+        super().__init__()
+
+    def tree(self) -> tuple[Tree, Machines]:
+        machines = boot()
+        tree = Passthrough(machines, os.open(self.real, os.O_RDONLY | os.O_DIRECTORY), is_root=True)
+        tree.root.subtree_control.clear()
+        return tree, machines
+
+    def close_all(self) -> None:
+        with self.stack:
+            super().close_all()

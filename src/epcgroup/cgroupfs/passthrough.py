@@ -147,7 +147,7 @@ class Passthrough(Tree):
 
     def _ours(self, path: str) -> File | None:
         head, _, name = path.rpartition("/")
-        if not name.startswith("misc."):
+        if not name.startswith("misc.") and name not in self.root.files:
             return None
         return self.cgroup(head).files.get(name)
 
