@@ -15,14 +15,14 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO
 
 from epcgroup.cli import command, daemon
 from epcgroup.errors import InputError
 from epcgroup.live import wire
-from epcgroup.sim.tracefile import PageTrace, check_writable, trace_of, write_trace
+
+if TYPE_CHECKING:
+    from epcgroup.sim.tracefile import PageTrace
 
 LEAST_WINDOW, MOST_WINDOW = 2, 1 << 20
 
@@ -36,6 +36,8 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from epcgroup.sim.tracefile import check_writable, write_trace  # numpy: not for --help
+
     window = 0 if args.every_switch is None else _window(args.every_switch)
     words = command.words_of(args, "record")
     check_writable(args.output)
@@ -67,8 +69,12 @@ def _window(text: str) -> int:
     return int(text)
 
 
-def _trace(file: BinaryIO, source: str) -> PageTrace | None:
+def _trace(file: BinaryIO, source: str) -> "PageTrace | None":
     """The daemon's records as a trace; None when there are none."""
+    import numpy as np
+
+    from epcgroup.sim.tracefile import trace_of
+
     enclaves, pages = np.frombuffer(file.read(), "<u4").reshape(-1, 2).T
     if not len(pages):
         return None
