@@ -95,6 +95,27 @@ def test_what_is_charged_and_refused_is_in_the_metrics(node, agent):
     assert float(found["node_sgx_epc_unclaimed_bytes"]) == 98 * MIB
 
 
+def test_files_of_series_v2_have_no_peak_no_local_events_and_no_use_of_the_node(tmp_path, agent):
+    from epcgroup.agent.metrics import EpcCollector
+
+    with mounted(tmp_path / "v2", "--epc", "128Mi", "--series", "v2") as folder:
+        node = MountedNode(folder)
+        pod = node.pod("web", container("app", "2Mi"))
+        looker = agent(node, **ENFORCE)
+        looker.look()
+        node.control(f"charge a {pod.containers['app']} 1Mi")
+        text = EpcCollector(looker.reconciler, looker.lines.append).text().decode()
+        assert (pod.limit(), pod.limit("app")) == (str(2 * MIB), str(2 * MIB))
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    pods = f'namespace="default",pod="web",qos="besteffort",uid="{pod.uid}"'
+    assert float(found[f"pod_sgx_epc_peak_bytes{{{pods}}}"]) == MIB
+    assert 'scope="hierarchical"' in text and 'scope="local"' not in text
+    assert "node_sgx_epc_usage_bytes" not in text
+    capabilities = {"misc_controller": 1, "sgx_epc_resource": 1, "peak": 0, "events_local": 0}
+    for feature, there in capabilities.items():
+        assert float(found[f'sgx_epc_agent_capability{{feature="{feature}"}}']) == there
+
+
 def test_an_enclave_of_a_limited_container_stays_within_it(node, agent):
     pod = node.pod("web", container("app", "2Mi"))
     agent(**ENFORCE).look()

@@ -299,6 +299,38 @@ def test_a_file_that_no_kernel_writes_is_a_line_and_the_others_go_on(node, agent
     assert pod.limit("app") == str(MIB)
 
 
+def test_a_file_that_cannot_be_read_is_a_line_and_the_others_go_on(node, agent):
+    pod = node.pod("web", container("app", "1Mi"))
+    file = node.root / pod.path.strip("/") / "misc.max"
+    file.unlink()
+    file.mkdir()
+    looker = agent(mode="enforce")
+    looker.look()
+    assert looker.lines[0] == f"{file}: cannot be read (Is a directory)"
+    assert pod.limit("app") == str(MIB)
+
+
+def test_a_controller_that_the_kernel_does_not_enable_is_a_line_and_nothing_below_it_is_tried(
+    tmp_path, agent, monkeypatch
+):
+    node = Node(tmp_path / "off", misc=False)
+    node.pod("web", container("app", "1Mi"))
+    tried = []
+
+    def refuse(tree: Tree, path: str, name: str, text: str) -> None:
+        tried.append((path, name))
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Tree, "write", refuse)
+    looker = agent(node, mode="enforce", options={"enable_misc": True})
+    looker.look()
+    assert tried == [("/", "cgroup.subtree_control")]
+    assert looker.lines[0] == (
+        f"cannot write +misc to {node.root}/cgroup.subtree_control (Device or resource busy): "
+        "limits are wanted below it"
+    )
+
+
 def test_a_pod_that_has_ended_or_is_another_nodes_is_not_looked_at(node, agent):
     node.pod("over", container("app", "1Mi"), phase="Succeeded")
     node.pod("elsewhere", container("app", "1Mi"), node="node-2")
