@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "umount": ("epcgroup.cli.umount", "unmount them"),
     "agent": ("epcgroup.cli.agent", "hold a Kubernetes node's pods to their EPC, and serve metrics"),
     "lint": ("epcgroup.cli.lint", "find EPC claims and limits in manifests that cannot work"),
+    "convert": ("epcgroup.cli.convert", "write manifests for another family of EPC resources or annotations"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
     "replay": ("epcgroup.cli.replay", "replay an op log on the simulated machine, or check a recorded one"),
 }

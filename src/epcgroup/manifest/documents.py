@@ -37,16 +37,18 @@ class Document:
 def read(paths: Sequence[Path]) -> Iterator[Document | Skipped]:
     """The documents of all files; of a directory those of its files, sorted by name."""
     for path in paths:
-        if path != STDIN and is_directory(path):
-            files = sorted(p for p in _entries(path) if p.suffix in SUFFIXES and not is_directory(p))
-            if not files:
-                yield Skipped(
-                    _shown(path), f"a directory without {', '.join('*' + s for s in SUFFIXES)} files"
-                )
-            for file in files:
-                yield from _read_file(file)
-        else:
-            yield from _read_file(path)
+        files = files_of(path)
+        if not files:
+            yield Skipped(shown(path), f"a directory without {', '.join('*' + s for s in SUFFIXES)} files")
+        for file in files:
+            yield from _read_file(file)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The path itself; of a directory the files that are read, sorted by name."""
+    if path == STDIN or not is_directory(path):
+        return [path]
+    return sorted(p for p in _entries(path) if p.suffix in SUFFIXES and not is_directory(p))
 
 
 def is_directory(path: Path) -> bool:
@@ -54,10 +56,10 @@ def is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError) as error:
-        raise InputError(_why(error), where=_shown(path)) from None
+        raise InputError(_why(error), where=shown(path)) from None
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """The path on one printable line."""
     text = "standard input" if path == STDIN else str(path)
     return text if text.isprintable() else ascii(text)[1:-1]
@@ -67,7 +69,7 @@ def _entries(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
     except OSError as error:
-        raise InputError(_why(error), where=_shown(path)) from None
+        raise InputError(_why(error), where=shown(path)) from None
 
 
 def _why(error: OSError | ValueError) -> str:
@@ -77,7 +79,16 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def _read_file(path: Path) -> Iterator[Document | Skipped]:
-    origin = _shown(path)
+    text = text_of(path)
+    if isinstance(text, Skipped):
+        yield text
+    else:
+        yield from read_text(text.removeprefix("\ufeff"), shown(path), path)
+
+
+def text_of(path: Path) -> str | Skipped:
+    """The text of a file, byte order mark and line ends as they are."""
+    origin = shown(path)
     try:
         if path == STDIN:
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -87,14 +98,11 @@ def _read_file(path: Path) -> Iterator[Document | Skipped]:
     except (OSError, ValueError) as error:
         raise InputError(_why(error), where=origin) from None
     if len(data) > MAX_BYTES:
-        yield Skipped(origin, f"larger than {MAX_BYTES >> 20} MiB")
-        return
+        return Skipped(origin, f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError as error:
-        yield Skipped(origin, f"not UTF-8 text (byte {error.start})")
-        return
-    yield from read_text(text, origin, path)
+        return Skipped(origin, f"not UTF-8 text (byte {error.start})")
 
 
 def read_text(text: str, origin: str, path: Path) -> Iterator[Document | Skipped]:
@@ -118,7 +126,7 @@ def _json(text: str) -> Any:
 
 
 def _yaml(text: str, origin: str, path: Path, first_line: int) -> Iterator[Document | Skipped]:
-    parts = list(_split(text, first_line))
+    parts = list(split(text, first_line))
     if not parts:
         yield Skipped(origin, "only comments")
     for number, (line, part) in enumerate(parts, 1):
@@ -132,7 +140,7 @@ def _yaml(text: str, origin: str, path: Path, first_line: int) -> Iterator[Docum
             yield Document(value, here, path)
 
 
-def _split(text: str, first_line: int) -> Iterator[tuple[int, str]]:
+def split(text: str, first_line: int) -> Iterator[tuple[int, str]]:
     """Cut at lines that begin with `---`; a part without content (comments, directives) joins the next."""
     start, lines = first_line, list[str]()
     for number, line in enumerate(text.splitlines(keepends=True), first_line):
