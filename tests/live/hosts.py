@@ -64,12 +64,7 @@ class Host:
     def start(self, *, tree: bool) -> None:
         assert self._namespace.stdout is not None
         assert self._namespace.stdout.readline() == b"ready\n"
-        if tree:
-            self.popen(sys.executable, str(Path(__file__).with_name("passthrough.py")), str(self.tree))
-            self.until(lambda: str(self.tree) in Path(f"/proc/{self._namespace.pid}/mountinfo").read_text())
-        # The daemon sees none of these mounts.
-        up = [sys.executable, "-m", "epcgroup", "up", "--epc", "16Mi", "--directory", str(self.run_directory)]
-        assert subprocess.run(up, check=False).returncode == 0
+        self.run("epcgroup", "up", "--epc", "16Mi", *(["--files", str(self.tree)] if tree else []))
 
     def popen(self, *argv: str, **options: Any) -> "subprocess.Popen[bytes]":
         """A command in the namespace; `epcgroup` is ours. Killed at the end."""
