@@ -67,3 +67,27 @@ def test_a_build_under_a_limit_without_room_for_a_page_is_refused_with_enomem(li
     client = node.client(BUILT, "8", "8", group="/a")
     assert client.line() == f"refused {errno.ENOMEM}"
     assert client.ended() == 0
+
+
+REFUSED = """
+def held():
+    with open("/proc/self/maps") as maps:
+        return len(os.listdir("/proc/self/fd")), sum(" rw-s " in line for line in maps)
+
+before = held()
+try:
+    Enclave(8 * PAGE, built=8)
+except OSError:
+    say(before == held())
+hear()
+"""
+
+
+def test_a_program_that_was_refused_an_enclave_has_nothing_of_it_and_goes_on(live: Callable[..., Any]) -> None:
+    node = live(256)
+    node.limit("/a", 2)
+    client = node.client(REFUSED, group="/a")
+    assert client.line() == "True"
+    node.settle()
+    client.tell()
+    assert client.ended() == 0

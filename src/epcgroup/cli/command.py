@@ -60,6 +60,8 @@ def run(words: list[str], group: Group, directory: str, variables: Mapping[str, 
         child = subprocess.Popen(words, env=environment, preexec_fn=group.enter)
     except OSError as error:
         raise InputError(f"cannot run it: {error.strerror}", where=words[0]) from error
+    except subprocess.SubprocessError as error:  # all it says of what `enter` has raised
+        raise InputError("no process may enter it: it is threaded, or has controllers on", where=group.path) from error
     before = {
         number: signal.signal(number, lambda number, _: child.send_signal(number))
         for number in (signal.SIGTERM, signal.SIGHUP)
@@ -74,8 +76,12 @@ def run(words: list[str], group: Group, directory: str, variables: Mapping[str, 
 
 
 def say_what_was_used(args: argparse.Namespace, group: Group) -> None:
-    """One line on standard error; none when no enclave was made in the group."""
-    used = daemon.status(args.directory)["groups"].get(group.path)
+    """One line on standard error; none when the group had neither limit nor enclave."""
+    try:
+        used = daemon.status(args.directory)["groups"].get(group.path)
+    except InputError as error:  # the exit status is the command's all the same
+        print(f"epcgroup: what it used is not known: {error}", file=sys.stderr)
+        return
     if used is None:
         return
     limit = daemon.parse_limit(args.epc, "--epc")

@@ -17,6 +17,7 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--directory",
         metavar="DIR",
+        type=os.path.abspath,  # the commands that are run may go elsewhere
         default=wire.default_directory(),
         help="where the daemon's socket is (default: $EPCGROUP_RUN, or /run/epcgroup)",
     )
@@ -29,7 +30,7 @@ def connect(directory: str) -> socket.socket:
     except (FileNotFoundError, ConnectionRefusedError):
         raise InputError("no daemon; epcgroup up --epc 64Mi starts one", where=directory) from None
     except OSError as error:
-        raise InputError(f"cannot talk to the daemon: {error.strerror}", where=directory) from error
+        raise InputError(f"cannot talk to the daemon: {error.strerror or error}", where=directory) from error
 
 
 def ask(directory: str, packet: wire.Packet, what: str) -> wire.Packet:
@@ -51,8 +52,10 @@ def set_limit(directory: str, group: str, limit_bytes: int | None) -> None:
     """Write misc.max of a group (None: max)."""
     line = max_line(EPC, 1 << 64 if limit_bytes is None else limit_bytes)
     text = f"{group}\0misc.max\0{line}"
-    what = f"the root group {group} has no limit" if group == "/" else f"cannot limit {group}"
-    ask(directory, wire.Packet(wire.WRITE, text=os.fsencode(text)), what)
+    with connect(directory) as peer:
+        if group == "/":
+            raise InputError("the root group has no limit; epcgroup up --epc is its size")
+        ask_on(peer, wire.Packet(wire.WRITE, text=os.fsencode(text)), f"cannot limit {group}")
 
 
 def status(directory: str) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Stop the live daemon. Processes that still use its memory get SIGBUS."""
+"""Stop the live daemon, and wait for its end. Processes that still use its memory get SIGBUS."""
 
 import argparse
+import os
+import select
+import socket
 
 from epcgroup.cli import daemon
-from epcgroup.live import wire
+from epcgroup.live import uffd, wire
+
+PATIENCE = 10  # seconds
 
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,5 +16,9 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    daemon.ask(args.directory, wire.Packet(wire.STOP), "cannot stop it")
+    with daemon.connect(args.directory) as peer:
+        process = peer.getsockopt(socket.SOL_SOCKET, uffd.SO_PEERPIDFD)
+        daemon.ask_on(peer, wire.Packet(wire.STOP), "cannot stop it")
+        select.select([process], [], [], PATIENCE)
+        os.close(process)
     return 0

@@ -7,6 +7,7 @@ group's next page does.
 import argparse
 
 from epcgroup.cli import daemon
+from epcgroup.live import cgroups
 
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,5 +17,6 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    cgroups.check_path(args.group, "GROUP")
     daemon.set_limit(args.directory, args.group, daemon.parse_limit(args.limit, "SIZE"))
     return 0

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epcgroup.cli import background, daemon
+from epcgroup.cli.background import Voice
 from epcgroup.errors import InputError
 from epcgroup.units import PAGE_SIZE, format_bytes, parse_bytes
 
@@ -38,18 +39,18 @@ def main(args: argparse.Namespace) -> int:
     if args.live:
         folder, group = _real_directory(args.place, args.mirror)
         daemon.status(args.directory)  # or there is none
-        return _start(args, lambda say: _serve_live(args, folder, group, say))
+        return _start(args, lambda voice: _serve_live(args, folder, group, voice))
     if args.mirror is not None:
         raise InputError("goes with --live", where="--mirror")
     size = parse_bytes(args.epc, where="--epc")
     if not 0 < size <= 1 << 43 or size % PAGE_SIZE:
         raise InputError(f"{args.epc.strip()} is not whole pages of 4Ki up to 8Ti", where="--epc")
-    return _start(args, lambda say: _serve(args, size, say))
+    return _start(args, lambda voice: _serve(args, size, voice))
 
 
-def _start(args: argparse.Namespace, serve: Callable[[int], int]) -> int:
+def _start(args: argparse.Namespace, serve: Callable[[Voice], int]) -> int:
     if args.foreground:
-        return serve(sys.stdout.fileno())
+        return serve(Voice(sys.stdout.fileno()))
     print(background.start(serve, args.log))
     return 0
 
@@ -75,13 +76,11 @@ def _real_directory(directory: Path, mirror: str | None) -> tuple[Path, str]:
     return folder, "/" if group == "." else f"/{group}"
 
 
-def _say(say: int, text: str) -> None:
-    os.write(say, f"ready: {text}, pid {os.getpid()}\n".encode())
-    if say > 2:
-        os.close(say)
+def _say(voice: Voice, text: str) -> None:
+    voice.say(f"ready: {text}, pid {os.getpid()}\n")
 
 
-def _serve_live(args: argparse.Namespace, folder: Path, group: str, say: int) -> int:
+def _serve_live(args: argparse.Namespace, folder: Path, group: str, voice: Voice) -> int:
     from epcgroup.cgroupfs import fuse
     from epcgroup.cgroupfs.controller import Below
     from epcgroup.cgroupfs.passthrough import Passthrough
@@ -89,11 +88,11 @@ def _serve_live(args: argparse.Namespace, folder: Path, group: str, say: int) ->
 
     base = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     tree = Passthrough(Below(Joined(args.directory), group), base, is_root=group == "/")
-    fuse.serve(tree, args.place, lambda: _say(say, f"{args.place}, cgroup {group} of the live daemon"))
+    fuse.serve(tree, args.place, lambda: _say(voice, f"{args.place}, cgroup {group} of the live daemon"))
     return 0
 
 
-def _serve(args: argparse.Namespace, size: int, say: int) -> int:
+def _serve(args: argparse.Namespace, size: int, voice: Voice) -> int:
     from epcgroup.cgroupfs import fuse
     from epcgroup.cgroupfs.control import Control
     from epcgroup.cgroupfs.controller import Machines
@@ -104,5 +103,5 @@ def _serve(args: argparse.Namespace, size: int, say: int) -> int:
     machines = Machines({EPC: Machine([Section(0, size // PAGE_SIZE)], args.series)})
     tree = Tree(machines)
     Control(tree, machines)
-    fuse.serve(tree, args.place, lambda: _say(say, f"{args.place}, simulated EPC of {format_bytes(size)}"))
+    fuse.serve(tree, args.place, lambda: _say(voice, f"{args.place}, simulated EPC of {format_bytes(size)}"))
     return 0

@@ -20,7 +20,8 @@ def main(args: argparse.Namespace) -> int:
         json.dump(found, sys.stdout, indent=1)
         print()
     else:
-        print(render(found))
+        # A group's name need not be text.
+        print(render(found).encode(errors="backslashreplace").decode())
     return 0
 
 

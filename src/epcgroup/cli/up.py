@@ -10,13 +10,14 @@ import os
 import sys
 from pathlib import Path
 
-from epcgroup.cli import daemon
-from epcgroup.errors import InputError, MachineError
+from epcgroup.cli import background, daemon
+from epcgroup.cli.background import Voice
+from epcgroup.errors import InputError
 from epcgroup.live import cgroups, wire
+from epcgroup.live.pool import LEAST_BYTES, MOST_BYTES
 from epcgroup.units import PAGE_SIZE, format_bytes, parse_bytes
 
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
-LEAST, MOST = 1 << 18, 1 << 40
 
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from epcgroup.live import probe
 
     size = parse_bytes(args.epc, where="--epc")
-    if not LEAST <= size <= MOST or size % PAGE_SIZE:
+    if not LEAST_BYTES <= size <= MOST_BYTES or size % PAGE_SIZE:
         raise InputError(f"{args.epc.strip()} is not whole pages of 4Ki between 256Ki and 1Ti", where="--epc")
     lacking = probe.missing()
     if lacking is not None:
@@ -47,20 +48,17 @@ def main(args: argparse.Namespace) -> int:
     if args.foreground and args.files is not None:
         raise InputError("goes with the background; epcgroup mount --live does it beside a daemon", where="--files")
     if args.foreground:
-        return _serve(args, size, sys.stdout.fileno())
+        return _serve(args, size, Voice(sys.stdout.fileno()))
     from epcgroup.machine import is_compiled
 
     if not is_compiled():
         print("epcgroup: first run: compiling the machine, some 15 s; kept for the next runs", file=sys.stderr)
-    said, say = os.pipe2(os.O_CLOEXEC)
-    if os.fork() == 0:
-        os._exit(_background(args, size, say))
-    os.close(say)
-    with os.fdopen(said, encoding="utf-8") as pipe:
-        text = pipe.read().strip()
-    if not text.startswith("ready"):
-        raise InputError(text or f"the daemon did not start; see {args.directory}/log")
-    print(text)
+    directory = Path(args.directory)
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=directory) from error
+    print(background.start(lambda voice: _serve(args, size, voice), directory / "log"))
     if args.files is not None:
         _mount_files(args)
     return 0
@@ -89,22 +87,7 @@ def _own_mounts() -> None:
         libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
 
 
-def _background(args: argparse.Namespace, size: int, say: int) -> int:
-    """The daemon's process: a session of its own, its output in DIRECTORY/log."""
-    os.setsid()
-    Path(args.directory).mkdir(mode=0o755, parents=True, exist_ok=True)
-    log = os.open(Path(args.directory) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    for fd, number in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(fd, number)
-    try:
-        return _serve(args, size, say)
-    except (InputError, MachineError, OSError) as error:
-        os.write(say, str(error).encode())
-        return 2
-
-
-def _serve(args: argparse.Namespace, size: int, say: int) -> int:
+def _serve(args: argparse.Namespace, size: int, voice: Voice) -> int:
     from epcgroup.live import probe
     from epcgroup.live.daemon import Daemon
     from epcgroup.machine import MachineDead
@@ -113,9 +96,7 @@ def _serve(args: argparse.Namespace, size: int, say: int) -> int:
     pageout = not args.copy_out and all(f.ok for f in probe.survey() if f.name == "PAGEOUT")
     served = Daemon(args.directory, size, args.series, pageout=pageout, strict=args.strict)
     try:
-        os.write(say, f"ready: EPC pool of {format_bytes(size)}, pid {os.getpid()}, {args.directory}\n".encode())
-        if say > 2:
-            os.close(say)
+        voice.say(f"ready: EPC pool of {format_bytes(size)}, pid {os.getpid()}, {args.directory}\n")
         served.serve()
     except MachineDead as death:
         print(f"epcgroup: the machine has died: {death.cause}", file=sys.stderr)

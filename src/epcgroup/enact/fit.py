@@ -10,11 +10,11 @@ from pathlib import Path
 
 from epcgroup.errors import InputError
 from epcgroup.live import cgroups, probe
+from epcgroup.live.pool import LEAST_BYTES, MOST_BYTES
 from epcgroup.sim.plan import Plan, PodPlan, SectionPlan
 from epcgroup.sim.workload import Bursts, Grow, Phases, TraceReplay, WorkloadSpec
 from epcgroup.units import format_bytes
 
-LEAST_POOL, MOST_POOL = 1 << 18, 1 << 40  # of `epcgroup up`
 MAX_CLIENTS, MAX_THREADS = 64, 256
 CLIENT_BYTES = 64 << 20  # of memory that a client process takes besides its enclaves
 
@@ -24,8 +24,8 @@ def fitted(plan: Plan) -> Plan:
     for pod in plan.pods:
         _check_pod(pod)
     epc = plan.node.epc_bytes
-    if not LEAST_POOL <= epc <= MOST_POOL:
-        least, most = format_bytes(LEAST_POOL), format_bytes(MOST_POOL)
+    if not LEAST_BYTES <= epc <= MOST_BYTES:
+        least, most = format_bytes(LEAST_BYTES), format_bytes(MOST_BYTES)
         raise InputError(f"a live pool of {format_bytes(epc)}; {least} to {most} are possible", where="--live")
     containers = [c for pod in plan.pods for c in pod.containers]
     threads = sum(c.enclaves * c.threads for c in containers)

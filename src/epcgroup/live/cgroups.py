@@ -46,6 +46,12 @@ def inode_of(root: int, path: str) -> int | None:
         return None
 
 
+def check_path(path: str, where: str = "") -> None:
+    """InputError: it names no group, or one by a detour, which would be another name for it."""
+    if path != "/" and (not path.startswith("/") or {"", ".", ".."} & set(path[1:].split("/"))):
+        raise InputError(f'"{path}" is not an absolute path of a cgroup, e.g. /pod1', where=where)
+
+
 class Group:
     """A group for one command. Made when it is not there, and then removed by `close`, with what still runs in it."""
 
@@ -53,8 +59,7 @@ class Group:
         mount = mount_point()
         if mount is None:
             raise InputError("no cgroup2 is mounted; mount -t cgroup2 none /sys/fs/cgroup/unified")
-        if not path.startswith("/") or ".." in path.split("/") or "//" in path or path.endswith("/"):
-            raise InputError(f'"{path}" is not an absolute path of a cgroup, e.g. /pod1', where="--group")
+        check_path(path, "--group")
         self.path = path
         self.folder = mount / path[1:]
         self._made: list[Path] = []

@@ -35,29 +35,35 @@ class Enclave:
         self._daemon = wire.connect(directory)
         with contextlib.ExitStack() as undo:
             undo.callback(self._daemon.close)
-            self._attach(size, built)
+            self._attach(size, built > 0, undo)
             undo.pop_all()
+        if built:
+            try:
+                self._build(built)
+            except OSError:
+                self.close()
+                raise
+        self.memory = memoryview((ctypes.c_ubyte * size).from_address(self.address)).cast("B")
 
-    def _attach(self, size: int, built: int) -> None:
-        created = wire.ask(self._daemon, wire.Packet(wire.CREATE, a=size, b=int(built > 0)))
-        file, device, lifeline = created.fds
+    def _attach(self, size: int, to_be_built: bool, undo: contextlib.ExitStack) -> None:
+        created = wire.ask(self._daemon, wire.Packet(wire.CREATE, a=size, b=int(to_be_built)))
+        file, device, self._lifeline = created.fds
+        undo.callback(os.close, self._lifeline)
         self._length, self.number = created.a, created.b
         try:
             self.address = uffd.map_shared(file, self._length)
+            undo.callback(uffd.unmap, self.address, self._length)
             uffd.madvise(self.address, self._length, uffd.MADV_DONTFORK)
             # Our own copy stays open: while it does, a fault waits. Without it and without a daemon it would be a zero.
             self._uffd = uffd.new_from_device(device)
+            undo.callback(os.close, self._uffd)  # before it unmaps, which would wait for a reader of the event
         finally:
             os.close(file)
             os.close(device)
-        self._lifeline = lifeline
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGBUS)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._lifeline, _F_SETSIG, signal.SIGBUS)
+        fcntl.fcntl(self._lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
         wire.ask(self._daemon, wire.Packet(wire.ATTACH, a=self.address, fds=(self._uffd,)))
-        if built:
-            self._build(built)
-        self.memory = memoryview((ctypes.c_ubyte * size).from_address(self.address)).cast("B")
 
     def _build(self, nr_pages: int) -> None:
         done = 0
@@ -73,7 +79,8 @@ class Enclave:
         if self._uffd < 0:
             return
         fcntl.fcntl(self._lifeline, fcntl.F_SETFL, os.O_NONBLOCK)
-        wire.ask(self._daemon, wire.Packet(wire.CLOSE))
+        with contextlib.suppress(ConnectionError):  # the daemon's end is the enclave's
+            wire.ask(self._daemon, wire.Packet(wire.CLOSE))
         os.close(self._uffd)
         self._uffd = -1
         uffd.unmap(self.address, self._length)

@@ -40,7 +40,6 @@ from epcgroup.units import PAGE_SIZE
 
 Series = Literal["mainline", "v2", "v17"]
 
-SO_PEERPIDFD = 77
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
@@ -117,6 +116,7 @@ class Daemon:
         self._recordings: list[Recording] = []
         self._ended: list[Client] = []  # to be released at the end of the turn
         self._epoll = select.epoll()
+        self._awake = -1  # readable after a signal
         self._supervisor = Supervisor()
         self._listen()
 
@@ -124,8 +124,11 @@ class Daemon:
 
     def _take_place(self) -> int:
         """The directory is ours as long as we live; a socket found in it is of a daemon that does not."""
-        self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InputError(f"cannot be the daemon's directory: {error.strerror}", where=self.directory) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,7 +140,10 @@ class Daemon:
     def _listen(self) -> None:
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         path = str(self.directory / wire.SOCKET_NAME)
-        self._server.bind(path)
+        try:
+            self._server.bind(path)
+        except OSError as error:  # a path that is too long has no errno
+            raise InputError(f"no socket can be made here: {error.strerror or error}", where=self.directory) from error
         os.chmod(path, 0o666)  # noqa: PTH101
         self._server.listen(128)
         self._server.setblocking(False)
@@ -177,8 +183,6 @@ class Daemon:
         self._awake = awake.fileno()
         while not self.stopped:
             self.turn()
-
-    _awake = -1
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
@@ -230,7 +234,7 @@ class Daemon:
         peer.setblocking(False)
         pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         try:
-            pidfd = peer.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+            pidfd = peer.getsockopt(socket.SOL_SOCKET, uffd.SO_PEERPIDFD)
         except OSError:  # it has gone already
             peer.close()
             return
@@ -312,11 +316,11 @@ class Daemon:
                 os.write(memory, json.dumps(self.status()).encode())
                 return wire.Packet(wire.STATUS, fds=(memory,))
             case wire.READ:
-                group, _, file = packet.text.decode(errors="replace").partition("\0")
+                group, _, file = os.fsdecode(packet.text).partition("\0")
                 return wire.Packet(wire.READ, text=self.machine.read(group, file).encode()[:65_000])
             case wire.WRITE:
                 self._root(client)
-                group, file, text = [*packet.text.decode(errors="surrogateescape").split("\0", 2), "", ""][:3]
+                group, file, text = [*os.fsdecode(packet.text).split("\0", 2), "", ""][:3]
                 self.write(group, file, text)
             case wire.GROUPS:
                 if packet.text:
@@ -325,6 +329,7 @@ class Daemon:
                     if word[:1] in ("-", "+") and word[1:] in self.machine.cgroups:
                         self._drop_group(word[1:])
                     if word[:1] in ("=", "+"):
+                        cgroups.check_path(word[1:])
                         self._make_group(word[1:])
                 return wire.Packet(wire.GROUPS, a=self.machine.refusals)
             case wire.STOP:
@@ -662,7 +667,8 @@ class Daemon:
             self._inodes.pop(path, None)
 
     def write(self, group: str, file: str, text: str) -> None:
-        """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being."""
+        """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being. InputError."""
+        cgroups.check_path(group)
         self.follow()
         if cgroups.inode_of(self._cgroup2, group) is not None:
             self._make_group(group)

@@ -10,6 +10,8 @@ import os
 from epcgroup.live import uffd
 from epcgroup.units import PAGE_SIZE
 
+LEAST_BYTES, MOST_BYTES = 1 << 18, 1 << 40  # of `epcgroup up`
+
 
 class Pool:
     """A pool of nr_pages EPC pages. OSError EPERM without CAP_SYS_ADMIN."""

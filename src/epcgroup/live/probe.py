@@ -14,8 +14,6 @@ from typing import NamedTuple
 from epcgroup.live import cgroups, uffd
 from epcgroup.units import PAGE_SIZE
 
-_SO_PEERPIDFD = 77
-
 
 class Finding(NamedTuple):
     """One need: `ok`, what was found, and (when it is not) what would help."""
@@ -67,7 +65,7 @@ def _peerpidfd() -> Finding:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with one, other:
         try:
-            os.close(one.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+            os.close(one.getsockopt(socket.SOL_SOCKET, uffd.SO_PEERPIDFD))
         except OSError as error:
             return Finding("SO_PEERPIDFD", False, error.strerror or "", "Linux 6.5 or newer")
     return Finding("SO_PEERPIDFD", True, "works")

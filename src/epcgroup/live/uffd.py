@@ -20,6 +20,7 @@ from epcgroup.units import PAGE_SIZE
 
 SUPPORTED = platform.system() == "Linux" and platform.machine() == "x86_64"
 DEVICE = "/dev/userfaultfd"
+SO_PEERPIDFD = 77  # the process at the other end of a Unix socket, as a pidfd
 
 _SYS_PROCESS_MADVISE, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 440, 430, 431, 432
 MADV_DONTFORK, MADV_PAGEOUT = 10, 21
@@ -137,7 +138,7 @@ def unregister(uffd: int, address: int, length: int) -> None:
 
 
 def read_messages(uffd: int) -> list[Message]:
-    """What has happened, up to BATCH messages; [] when nothing. Never waits: whatever the client did to the flags."""
+    """What has happened, up to 16 messages; [] when nothing. Never waits: whatever the client did to the flags."""
     try:
         n = os.preadv(uffd, _MESSAGES, -1, os.RWF_NOWAIT)
     except BlockingIOError:

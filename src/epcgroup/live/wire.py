@@ -112,7 +112,10 @@ def connect(directory: str | None = None) -> socket.socket:
 def ask(peer: socket.socket, packet: Packet) -> Packet:
     """Send and wait for the answer; OSError with the errno it carries."""
     send(peer, packet)
-    answer = receive(peer)
+    try:
+        answer = receive(peer)
+    except BadPacket:
+        raise OSError(errno.EPROTO, "not an answer of the daemon") from None
     if answer is None:
         raise ConnectionResetError(errno.ECONNRESET, "the daemon has closed the connection")
     if answer.errno:
