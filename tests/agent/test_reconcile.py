@@ -447,3 +447,33 @@ def test_no_answer_of_kubelet_stops_the_agent_and_the_good_pods_stay_limited(tmp
     ).turn()
     assert good.limit() == str(MIB)
     assert all(line.isprintable() for line in lines)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["misc.max", "misc.current", "misc.peak", "misc.events", "misc.events.local"]),
+        st.text(max_size=40) | st.sampled_from(["sgx_epc max", "sgx_epc.max 1", "sgx_epc 1\nsev 2", "sgx_epc\0 1"]),
+    ),
+    st.booleans(),
+)
+def test_no_text_in_the_files_of_a_pod_stops_the_agent_or_a_scrape(tmp_path_factory, files, root_too):
+    pytest.importorskip("prometheus_client")
+    from epcgroup.agent.metrics import EpcCollector
+
+    folder = tmp_path_factory.mktemp("fuzz")
+    node = Node(folder / "cgroup")
+    bad = node.pod("bad", container("app", "1Mi"))
+    good = node.pod("good", container("app", "1Mi"))
+    for name, text in files.items():
+        (node.root / bad.path.strip("/") / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    if root_too:
+        (node.root / "misc.current").write_text("".join(files.values()), encoding="utf-8", errors="replace")
+    (folder / "pods.json").write_text(node.pod_list())
+    lines: list[str] = []
+    tree = Tree(node.root, "sgx_epc")
+    agent = Reconciler(tree, KubeletFile(folder / "pods.json"), Rules("enforce"), lines.append, enable_misc=True)
+    agent.turn()
+    text = EpcCollector(agent, lines.append).text().decode()
+    assert (good.limit(), good.limit("app")) == (str(MIB), str(MIB))
+    assert f'pod_sgx_epc_limit_bytes{{namespace="default",pod="good",qos="besteffort",uid="{good.uid}"}}' in text
+    assert all(line.isprintable() for line in lines)

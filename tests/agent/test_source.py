@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from cgroup_nodes import MIB, Node, cid_of, container, uid_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epcgroup.agent.source import KubeletFile, Manifests, pods_of
 from epcgroup.errors import InputError
@@ -85,6 +87,22 @@ def test_what_is_wrong_with_a_file_is_a_line_and_the_others_count(tmp_path, monk
     known = Manifests(Path()).look()
     assert [pod.pod.name for pod in known.pods] == ["web"]
     assert known.problems == (problem,)
+
+
+words = st.sampled_from(
+    ["kind", ": ", "Pod", "List", "\n", "  ", "- ", "spec", "containers", "metadata", "uid", "name", "items", "{", "}",
+     "[", "]", "'", "---\n", "&a", "*a", "!!binary ", "annotations", "1Mi", "\t", "\x85", "{{ x }}"]
+)  # fmt: skip
+
+
+@given(st.lists(words | st.text(max_size=3), max_size=40).map("".join))
+def test_any_file_is_pods_or_lines_and_its_neighbour_counts(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "good.yaml").write_text(manifest("web"))
+    (folder / "bad.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    known = Manifests(folder).look()
+    assert "web" in [pod.pod.name for pod in known.pods]
+    assert all(line.isprintable() for line in known.problems)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
