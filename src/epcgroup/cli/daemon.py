@@ -2,13 +2,11 @@
 
 import argparse
 import errno
-import json
 import os
 import socket
 from typing import Any
 
 from epcgroup.errors import InputError
-from epcgroup.interface import EPC, max_line
 from epcgroup.live import wire
 from epcgroup.units import PAGE_SIZE, parse_bytes
 
@@ -50,20 +48,14 @@ def ask_on(peer: socket.socket, packet: wire.Packet, what: str) -> wire.Packet:
 
 def set_limit(directory: str, group: str, limit_bytes: int | None) -> None:
     """Write misc.max of a group (None: max)."""
-    line = max_line(EPC, 1 << 64 if limit_bytes is None else limit_bytes)
-    text = f"{group}\0misc.max\0{line}"
     with connect(directory) as peer:
         if group == "/":
             raise InputError("the root group has no limit; epcgroup up --epc is its size")
-        ask_on(peer, wire.Packet(wire.WRITE, text=os.fsencode(text)), f"cannot limit {group}")
+        ask_on(peer, wire.limit(group, limit_bytes), f"cannot limit {group}")
 
 
 def status(directory: str) -> dict[str, Any]:
-    (fd,) = ask(directory, wire.Packet(wire.STATUS), "status").fds
-    with os.fdopen(fd, "rb") as text:
-        text.seek(0)
-        found: dict[str, Any] = json.load(text)
-    return found
+    return wire.status_of(ask(directory, wire.Packet(wire.STATUS), "status"))
 
 
 def parse_limit(text: str, where: str) -> int | None:

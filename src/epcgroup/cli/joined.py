@@ -4,7 +4,6 @@ The daemon is asked and waited for; it never waits for the mount. When it has go
 """
 
 import errno
-import json
 import os
 import signal
 import socket
@@ -19,15 +18,12 @@ class Joined:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._peer: socket.socket = wire.connect(directory)
-        (fd,) = self._ask(wire.Packet(wire.STATUS)).fds
-        with os.fdopen(fd, "rb") as text:
-            text.seek(0)
-            self.series: interface.Series = json.load(text)["series"]
+        self.series: interface.Series = wire.status_of(self._ask(wire.Packet(wire.STATUS)))["series"]
 
     def _ask(self, packet: wire.Packet) -> wire.Packet:
         try:
             return wire.ask(self._peer, packet)
-        except (ConnectionError, BrokenPipeError):
+        except ConnectionError:
             self._peer.close()
         try:
             # A daemon with too many silent connections drops the oldest.

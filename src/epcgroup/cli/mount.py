@@ -59,9 +59,7 @@ def _real_directory(directory: Path, mirror: str | None) -> tuple[Path, str]:
     """The directory of cgroup2 whose tree is shown, and its path as a cgroup."""
     from epcgroup.live import cgroups
 
-    top = cgroups.mount_point()
-    if top is None:
-        raise InputError("no cgroup2 is mounted; mount -t cgroup2 none /sys/fs/cgroup/unified")
+    top = cgroups.needed_mount_point()
     if mirror is None:
         folder = directory.resolve()
         if folder == top or not folder.is_relative_to(top):

@@ -52,10 +52,9 @@ def fitted(plan: Plan) -> Plan:
 
 def _check_host() -> None:
     lacking = probe.missing()
-    if lacking is None and cgroups.mount_point() is None:
-        lacking = "cgroup2: not mounted; mount -t cgroup2 none /sys/fs/cgroup/unified"
     if lacking is not None:
         raise InputError(lacking, where="--live")
+    cgroups.needed_mount_point("--live")
 
 
 def _check_pod(pod: PodPlan) -> None:

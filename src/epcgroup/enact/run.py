@@ -11,7 +11,6 @@ import ctypes
 import errno
 import heapq
 import itertools
-import json
 import os
 import pickle
 import select
@@ -30,7 +29,6 @@ import numpy as np
 from epcgroup.enact.account import BUILD, BUSY, REFUSED, STALL, STOP, TOUCHES, WAIT, Account
 from epcgroup.enact.worker import Job
 from epcgroup.errors import InputError
-from epcgroup.interface import EPC, max_line
 from epcgroup.live import wire
 from epcgroup.live.cgroups import Group
 from epcgroup.machine import ENCLAVE_COUNTERS
@@ -363,19 +361,14 @@ class _LiveRun:
     def _ask(self, packet: wire.Packet) -> wire.Packet:
         try:
             return wire.ask(self._daemon, packet)
-        except (ConnectionError, BrokenPipeError) as error:
+        except ConnectionError as error:
             raise Stopped from error
 
     def _status(self) -> dict[str, Any]:
-        (fd,) = self._ask(wire.Packet(wire.STATUS)).fds
-        with os.fdopen(fd, "rb") as file:
-            file.seek(0)
-            status: dict[str, Any] = json.load(file)
-            return status
+        return wire.status_of(self._ask(wire.Packet(wire.STATUS)))
 
     def _set_limit(self, path: str, limit_bytes: int | None) -> None:
-        line = max_line(EPC, 1 << 64 if limit_bytes is None else limit_bytes)
-        self._ask(wire.Packet(wire.WRITE, text=os.fsencode(f"{self.group.path}{path}\0misc.max\0{line}")))
+        self._ask(wire.limit(self.group.path + path, limit_bytes))
 
     def _change_limit(self, change: LimitChange) -> None:
         if change.what:

@@ -22,6 +22,14 @@ def mount_point(mountinfo: str | None = None) -> Path | None:
     return None
 
 
+def needed_mount_point(where: str = "") -> Path:
+    """Where cgroup2 is mounted; InputError when it is not."""
+    mount = mount_point()
+    if mount is None:
+        raise InputError("no cgroup2 is mounted; mount -t cgroup2 none /sys/fs/cgroup/unified", where=where)
+    return mount
+
+
 def unescaped(text: str) -> Path:
     """A path as mountinfo writes it, with spaces in octal."""
     return Path(os.fsdecode(os.fsencode(text).decode("unicode_escape").encode("latin-1")))
@@ -56,9 +64,7 @@ class Group:
     """A group for one command. Made when it is not there, and then removed by `close`, with what still runs in it."""
 
     def __init__(self, path: str) -> None:
-        mount = mount_point()
-        if mount is None:
-            raise InputError("no cgroup2 is mounted; mount -t cgroup2 none /sys/fs/cgroup/unified")
+        mount = needed_mount_point()
         check_path(path, "--group")
         self.path = path
         self.folder = mount / path[1:]

@@ -40,10 +40,13 @@ and the client gets SIGBUS; else it would wait for ever, or see zeros.
 
 import array
 import errno
+import json
 import os
 import socket
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from epcgroup.interface import EPC, UNLIMITED, max_line
 
 CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD, LISTENER, GROUPS = range(1, 13)
 _HEADER = struct.Struct("<IIQQ")
@@ -121,3 +124,18 @@ def ask(peer: socket.socket, packet: Packet) -> Packet:
     if answer.errno:
         raise OSError(answer.errno, os.strerror(answer.errno))
     return answer
+
+
+def limit(group: str, limit_bytes: int | None) -> Packet:
+    """The request that writes a group's misc.max; None: max."""
+    line = max_line(EPC, UNLIMITED if limit_bytes is None else limit_bytes)
+    return Packet(WRITE, text=os.fsencode(f"{group}\0misc.max\0{line}"))
+
+
+def status_of(answer: Packet) -> dict[str, Any]:
+    """What the answer to STATUS says; its descriptor is closed."""
+    (fd,) = answer.fds
+    with os.fdopen(fd, "rb") as file:
+        file.seek(0)
+        found: dict[str, Any] = json.load(file)
+    return found
