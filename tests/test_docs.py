@@ -9,10 +9,13 @@ before you commit it.
 """
 
 import ast
+import contextlib
+import importlib.util
 import itertools
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -33,7 +36,7 @@ FOLDERS = ("scenarios", "tests", "docs")  # of the repository, as a page's comma
 
 # Printed once a machine, when the ring is compiled.
 _COMPILING = re.compile(r"^epcgroup: first run: compiling.*\n", re.MULTILINE)
-_BLOCK = re.compile(r"^```console( live)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```console( live[ \w-]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def name_of(path: Path) -> str:
@@ -122,11 +125,29 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
         if (tmp_path / "run" / "socket").exists():
             run(Command("epcgroup down"), tmp_path)
+        stop_all_of(directory)
 
 
-def lacking_for_live() -> str | None:
-    """Why live blocks cannot run here; None when they can."""
-    return probe.missing() or (None if cgroups.mount_point() else "no cgroup2 is mounted")
+def stop_all_of(directory: str) -> None:
+    """Kill what a page has left running: processes that have its folder in their environment."""
+    mark = f"EPCGROUP_RUN={directory}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def lacking_for(words: str) -> str | None:
+    """Why a block marked `live ...` cannot run here; None when it can."""
+    if (reason := probe.missing()) or cgroups.mount_point() is None:
+        return reason or "no cgroup2 is mounted"
+    for need in words.split()[1:]:
+        if need == "fuse":
+            if importlib.util.find_spec("mfusepy") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+                return "mfusepy and /dev/fuse are needed"
+        elif shutil.which(need) is None:
+            return f"{need} is not installed"
+    return None
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if _BLOCK.search(p.read_text("utf-8"))], ids=name_of)
@@ -137,7 +158,7 @@ def test_console_blocks_print_what_the_page_says(page: Path, folder: Path) -> No
     end = 0
     lacking = None
     for block in _BLOCK.finditer(text):
-        if block.group(1) and (lacking := lacking_for_live()):
+        if block.group(1) and (lacking := lacking_for(block.group(1))):
             continue
         pieces.append(text[end : block.start(2)])
         end = block.end(2)

@@ -145,6 +145,12 @@ def test_whoever_is_killed_no_mount_is_left(files: tuple[Path, str], who: str) -
     assert "misc.max" not in os.listdir(top)  # noqa: PTH208
 
 
+def test_down_returns_when_the_mount_has_gone(files: tuple[Path, str]) -> None:
+    real, run = files
+    assert epcgroup("down", "--directory", run).returncode == 0
+    assert str(real) not in mounts.ours()
+
+
 def test_what_cannot_be_joined_is_one_line(tmp_path: Path) -> None:
     done = epcgroup("mount", str(tmp_path), "--live", "--directory", str(tmp_path))
     assert done.returncode == 2

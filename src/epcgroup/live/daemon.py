@@ -63,6 +63,7 @@ class Client:
     ended: bool = False  # to be released at the end of the turn
     revoked: bool = False
     recording: Recording | None = None
+    shows_files: bool = False  # it serves a mounted tree
 
 
 class _Ghost(NamedTuple):
@@ -325,6 +326,7 @@ class Daemon:
             case wire.GROUPS:
                 if packet.text:
                     self._root(client)
+                    client.shows_files = True
                 for word in os.fsdecode(packet.text).split("\0"):
                     if word[:1] in ("-", "+") and word[1:] in self.machine.cgroups:
                         self._drop_group(word[1:])
@@ -730,6 +732,7 @@ class Daemon:
             "waiting": len(self.faults.waiting),
             "stalled": self.watchdog.stalled,
             "recordings": len(self._recordings),
+            "file_servers": [client.pid for client in self._clients.values() if client.shows_files],
             "groups": groups,
             "enclaves": enclaves,
         }
