@@ -46,7 +46,7 @@ import socket
 import struct
 from typing import Any, NamedTuple
 
-from epcgroup.interface import EPC, UNLIMITED, max_line
+from epcgroup import interface
 
 CREATE, ATTACH, CLOSE, STATUS, READ, WRITE, STOP, ADD, INIT, RECORD, LISTENER, GROUPS = range(1, 13)
 _HEADER = struct.Struct("<IIQQ")
@@ -128,7 +128,7 @@ def ask(peer: socket.socket, packet: Packet) -> Packet:
 
 def limit(group: str, limit_bytes: int | None) -> Packet:
     """The request that writes a group's misc.max; None: max."""
-    line = max_line(EPC, UNLIMITED if limit_bytes is None else limit_bytes)
+    line = interface.max_line(interface.EPC, interface.UNLIMITED if limit_bytes is None else limit_bytes)
     return Packet(WRITE, text=os.fsencode(f"{group}\0misc.max\0{line}"))
 
 
