@@ -559,3 +559,19 @@ def test_a_memory_error_in_a_page_in_use_takes_it_off_the_list_once(series: str)
     m.close("e")
     assert (m.free_pages, m.k.nodes[0].nr_poison) == (140, 1)
     validate_everything(m)
+
+
+def test_groups_in_rows_that_had_been_others_are_released_in_any_order() -> None:
+    m = Machine([Section(0, 64)])
+    for path in ("/a", "/b"):
+        m.mkdir(path)
+    m.rmdir("/a")
+    m.settle()
+    m.mkdir("/c")
+    assert m.cgroups["/c"] < m.cgroups["/b"]
+    m.rmdir("/b")
+    m.rmdir("/c")
+    validate_everything(m)
+    m.settle()
+    validate_everything(m)
+    assert list(m.cgroups) == ["/"]

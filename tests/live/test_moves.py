@@ -147,3 +147,18 @@ def test_a_group_made_again_has_nothing_of_the_one_before(live: Boot) -> None:
         node.group("/pod/a").folder.rmdir()
         node.group("/pod/a").folder.mkdir()
     assert node.machine.limit_bytes(node.path("/pod")) == 64 * PAGE_SIZE
+
+
+def test_groups_that_come_and_go_do_not_pile_up(live: Boot) -> None:
+    """A host whose containers all have groups of their own, and where nobody asks for the status."""
+    from epcgroup.live.daemon import PRUNE_AFTER
+
+    node = live(64)
+    pod = node.group("/pod")
+    for i in range(2 * PRUNE_AFTER):
+        folder = pod.folder / str(i)
+        folder.mkdir()
+        node.daemon.write(f"{pod.path}/{i}", "misc.max", "sgx_epc 65536")
+        folder.rmdir()
+    assert len(node.machine.cgroups) <= PRUNE_AFTER + 2 * 3  # three are there
+    assert f"{pod.path}/{2 * PRUNE_AFTER - 1}" in node.machine.cgroups

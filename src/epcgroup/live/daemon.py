@@ -42,6 +42,7 @@ Series = Literal["mainline", "v2", "v17"]
 
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
+PRUNE_AFTER = 256  # groups made, those are looked for that the host has removed
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 FOLLOW_SECONDS = 0.25  # a process that has moved to another cgroup is charged there after this time at most
 WATCH_SECONDS = 2.0  # between two looks for faults without an answer
@@ -91,6 +92,7 @@ class Daemon:
         self.turns = 0
         self.stopped = False
         self._inodes: dict[str, int | None] = {}  # by group: which directory of that name it is
+        self._prune_at = PRUNE_AFTER
         self._done: dict[str, dict[str, int]] = {}  # counters by group
         self.revoked = 0
         self.dropped = 0  # clients that broke the protocol
@@ -209,10 +211,10 @@ class Daemon:
                 self._end(self._by_pidfd[fd])
             elif fd == self._awake:
                 os.read(fd, 64)
-            elif fd == self._server.fileno():
-                self._accept()
-            else:
+            elif fd != self._server.fileno():
                 self._hear_ghost(fd)
+        if self._server.fileno() in ready:
+            self._accept()  # last: it may get the number of a ready descriptor that has been closed in this turn
         self.faults.turn()
         if self._ended:
             self._release_ended()
@@ -630,8 +632,11 @@ class Daemon:
         names = [name for name in path.split("/") if name]
         paths = ["/" + "/".join(names[: n + 1]) for n in range(len(names))]
         inodes = {at: cgroups.inode_of(self._cgroup2, at) for at in paths}
-        if any(at in self._inodes and self._inodes[at] != inode for at, inode in inodes.items()):
-            self.prune()  # the host has removed one, and made another of the same name
+        # The host has removed one, and made another of the same name; or many have come, and who knows how many gone.
+        replaced = any(at in self._inodes and self._inodes[at] != inode for at, inode in inodes.items())
+        if replaced or len(self.machine.cgroups) >= self._prune_at:
+            self.prune()
+            self._prune_at = 2 * len(self.machine.cgroups) + PRUNE_AFTER
         for at, inode in inodes.items():
             if at not in self.machine.cgroups:
                 self.machine.mkdir(at)
