@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from epcgroup.agent import recommend
 from epcgroup.agent.claims import account
 from epcgroup.agent.config import Config
 from epcgroup.agent.reconcile import Reconciler, Snapshot
@@ -88,3 +89,22 @@ def report(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int) -> list[st
         said = outcome.result or {"right": "right", "cannot": "cannot be set"}.get(decision.act, "differs")
         lines.append(f"{said:<17} {decision.line('was' if outcome.result == 'written' else 'is')}")
     return lines
+
+
+def recommendation(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int, headroom_percent: int) -> list[str]:
+    """Limits by the peaks that the kernel has kept, as YAML to paste from; nothing is written."""
+    uses = {}
+    for group in snapshot.groups.values():
+        for path in (group.path, *group.containers.values()):
+            if path is not None:
+                peak, limit = agent.value(path, "misc.peak"), agent.value(path, "misc.max")
+                uses[path] = recommend.Use(peak, limit)
+    capacity, peak = snapshot.capacity_bytes, agent.value("/", "misc.peak")
+    advice = recommend.advise(
+        snapshot.pods,
+        snapshot.groups,
+        uses,
+        headroom_percent=headroom_percent,
+        node_was_full=bool(capacity and peak and peak > capacity - recommend.NEARLY_FULL),
+    )
+    return list(recommend.lines(advice, account(capacity, reserve_bytes, []).allocatable))
