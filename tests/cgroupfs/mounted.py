@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -99,6 +99,28 @@ def real_cgroup() -> Iterator[Path]:
         for each in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
             remove(each)
         remove(folder)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@contextmanager
+def live_files(epc: str) -> Iterator[tuple[Path, str]]:
+    """A live daemon with its files: (the mounted directory of cgroup2, the daemon's directory)."""
+    with real_cgroup() as real, tempfile.TemporaryDirectory(prefix="epcgroup-test-") as run:
+        started = epcgroup("up", "--epc", epc, "--strict", "--directory", run, "--files", str(real))
+        try:
+            assert started.returncode == 0, started.stderr
+            yield real, run
+        finally:
+            epcgroup("down", "--directory", run)
+            until(lambda: str(real) not in mounts.ours())
+            said = Path(run, "log").read_text() + Path(run, "files.log").read_text()
+        assert said == ""
 
 
 def remove(folder: Path) -> None:

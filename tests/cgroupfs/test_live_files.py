@@ -5,14 +5,12 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mounted import PATIENCE, epcgroup, lacking, real_cgroup, server_of, write
+from mounted import PATIENCE, epcgroup, lacking, live_files, server_of, until, write
 
 from epcgroup.cgroupfs import mounts
 from epcgroup.live import probe
@@ -39,23 +37,8 @@ with Enclave(2 << 20) as enclave:
 @pytest.fixture
 def files() -> Iterator[tuple[Path, str]]:
     """(the mounted directory of cgroup2, the daemon's directory)"""
-    with real_cgroup() as real, tempfile.TemporaryDirectory(prefix="epcgroup-test-") as run:
-        started = epcgroup("up", "--epc", "8Mi", "--strict", "--directory", run, "--files", str(real))
-        try:
-            assert started.returncode == 0, started.stderr
-            yield real, run
-        finally:
-            epcgroup("down", "--directory", run)
-            until(lambda: str(real) not in mounts.ours())
-            said = Path(run, "log").read_text() + Path(run, "files.log").read_text()
-        assert said == ""
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+    with live_files("8Mi") as both:
+        yield both
 
 
 @contextmanager
