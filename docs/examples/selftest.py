@@ -13,7 +13,6 @@ nothing can be reclaimed fails too, be its enclave complete (ENOMEM, SIGBUS). SE
 """
 
 import errno
-import json
 import os
 import random
 import select
@@ -41,10 +40,7 @@ WAITS = "waits for ever"
 def status():
     """The daemon's, as `epcgroup status --json`."""
     with wire.connect() as daemon:
-        (fd,) = wire.ask(daemon, wire.Packet(wire.STATUS)).fds
-    with os.fdopen(fd) as text:
-        text.seek(0)
-        return json.load(text)
+        return wire.status_of(wire.ask(daemon, wire.Packet(wire.STATUS)))
 
 
 class Process:

@@ -102,17 +102,24 @@ def test_who_waits_for_ever_by_the_daemons_account_has_failed(monkeypatch: pytes
                 process.end()
 
 
-def built_in_lockstep(nr_enclaves: int, *, they_stay: bool) -> dict[str, str]:
-    """How it ends for enclaves that build 64 pages in turn, in one cgroup with the limit of "large"."""
+def in_large(nr_enclaves: int) -> tuple[Machine, list[str]]:
+    """A machine with enclaves as large as its EPC, nothing of them built, in a cgroup with the limit of "large"."""
     machine = Machine([Section(0, NR_PAGES)])
     machine.mkdir("/large")
     machine.set_limit("/large", LARGE * PAGE_SIZE)
-    done = {f"e{i}": 0 for i in range(nr_enclaves)}
-    for name in done:
+    names = [f"e{i}" for i in range(nr_enclaves)]
+    for name in names:
         machine.enclave_create(name, "/large", NR_PAGES)
+    return machine, names
+
+
+def built_in_lockstep(nr_enclaves: int, *, they_stay: bool) -> dict[str, str]:
+    """How it ends for enclaves that build 64 pages in turn. `they_stay`: who is refused does not leave."""
+    machine, names = in_large(nr_enclaves)
+    done = dict.fromkeys(names, 0)
     results: dict[str, str] = {}
     while len(results) < nr_enclaves:
-        for name in [name for name in done if name not in results]:
+        for name in [name for name in names if name not in results]:
             batch = machine.add_pages(name, done[name], 64)
             done[name] += batch.done
             if batch.stop is not None:
@@ -130,3 +137,18 @@ def test_step_two_is_about_a_schedule() -> None:
     gone_at_once = built_in_lockstep(4, they_stay=False)
     assert sorted(gone_at_once.values()) == ["ENOMEM", "built", "built", "built"]
     assert set(built_in_lockstep(4, they_stay=True).values()) == {"ENOMEM"}
+
+
+def test_a_complete_enclave_gets_sigbus_while_one_that_was_refused_has_not_left() -> None:
+    machine, names = in_large(4)
+    for name in names[:3]:
+        assert machine.add_pages(name, 0, NR_PAGES).done == NR_PAGES
+        machine.init(name)
+    assert machine.add_pages(names[3], 0, NR_PAGES).stop == "ENOMEM"
+    assert machine.usage_bytes("/large") == 31 * PAGE_SIZE
+    assert machine.fault(names[0], 0, retry=16) == "SIGBUS"  # its SECS is back, and nothing can go for the page
+    assert machine.usage_bytes("/large") == 32 * PAGE_SIZE
+    machine.close(names[3])
+    assert machine.usage_bytes("/large") == 28 * PAGE_SIZE
+    assert machine.fault(names[0], 0, retry=16) is None
+    validate_everything(machine)
