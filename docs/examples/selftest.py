@@ -13,7 +13,6 @@ nothing can be reclaimed fails too, be its enclave complete (ENOMEM, SIGBUS). SE
 """
 
 import errno
-import os
 import random
 import select
 import signal
