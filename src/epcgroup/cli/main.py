@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "mount": ("epcgroup.cli.mount", "mount misc.* files over a simulated machine, for tests of agents"),
     "umount": ("epcgroup.cli.umount", "unmount them"),
     "agent": ("epcgroup.cli.agent", "hold a Kubernetes node's pods to their EPC, and serve metrics"),
+    "top": ("epcgroup.cli.top", "who uses the EPC: pods and containers, live"),
     "lint": ("epcgroup.cli.lint", "find EPC claims and limits in manifests that cannot work"),
     "convert": ("epcgroup.cli.convert", "write manifests for another family of EPC resources or annotations"),
     "doctor": ("epcgroup.cli.doctor", "what this host can do"),
