@@ -10,8 +10,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nri_runtime as rt
 import pytest
-from cgroup_nodes import MIB, Node, container
+from cgroup_nodes import MIB, Node, container, uid_of
 
 from epcgroup.cli.main import main
 
@@ -163,6 +164,39 @@ def test_metrics_are_served_while_it_runs(node, config, start):
             return answer.read().decode()
 
     wait_for(lambda: 'sgx_epc_agent_drift{container="app",namespace="default",pod="web"} 1.0\n' in page())
+    process.terminate()
+    assert process.wait(timeout=PATIENCE) == 0
+
+
+def test_containers_start_with_limits_while_it_runs(node, config, start, tmp_path):
+    pytest.importorskip("prometheus_client")
+    pytest.importorskip("google.protobuf")
+    node.pod("web", container("app", "10Mi"))
+    runtime = rt.Runtime(tmp_path / "nri.sock")
+    process = start(config('mode = "enforce"', 'listen = "127.0.0.1:0"', 'nri.socket = "nri.sock"'))
+    try:
+        peer = runtime.accept()
+        peer.handshake()
+        request = rt.pb((1, rt.pod(uid_of(1))), (2, rt.container("c1", uid_of(1))))
+        (resources,) = rt.inner(peer.call("CreateContainer", request), 1, 6, 2)
+        assert rt.misc_max(resources) == {"misc.max": "sgx_epc 10485760"}
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        while (address := re.search(r"metrics on (http://127\.0\.0\.1:\d+/metrics)\n", said)) is None:
+            said = process.stderr.readline()
+
+        def page() -> str:
+            with urllib.request.urlopen(address[1], timeout=PATIENCE) as answer:
+                return answer.read().decode()
+
+        wait_for(lambda: "sgx_epc_agent_nri_connected 1.0\n" in page())
+        wait_for(lambda: 'sgx_epc_agent_limit_writes_total{result="set",target="nri"} 1.0\n' in page())
+        assert 'sgx_epc_agent_capability{feature="nri"} 1.0\n' in page()
+        runtime.stop()
+        wait_for(lambda: "sgx_epc_agent_nri_connected 0.0\n" in page())
+        assert 'sgx_epc_agent_capability{feature="nri"} 0.0\n' in page()
+    finally:
+        runtime.stop()
     process.terminate()
     assert process.wait(timeout=PATIENCE) == 0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.agent.config import load
+from epcgroup.agent.config import Nri, load
 from epcgroup.agent.source import KubeletFile, Manifests
 from epcgroup.errors import InputError
 
@@ -24,6 +24,7 @@ def test_a_source_is_enough_and_then_the_agent_only_observes(tmp_path):
     assert config.source == Manifests(tmp_path / "pods")
     assert (config.rules.mode, config.rules.annotations, config.rules.unclaimed_limit) == ("observe", True, None)
     assert (config.interval, config.node, config.cgroup_root, config.listen) == (10.0, None, None, None)
+    assert config.nri is None
     assert (config.enable_misc, config.resource, config.reserve_bytes) == (False, "sgx_epc", 0)
 
 
@@ -43,6 +44,10 @@ def test_every_key_is_read(tmp_path):
         listen = "0.0.0.0:9445"
         [source]
         kubelet_file = "/run/pods.json"
+        [nri]
+        socket = "nri.sock"
+        index = "05"
+        name = "epc"
         [namespaces]
         "team-*" = "enforce"
         """,
@@ -53,6 +58,11 @@ def test_every_key_is_read(tmp_path):
     assert (config.interval, config.node, config.cgroup_root) == (2.0, "node-1", Path("/host/cgroup"))
     assert (config.enable_misc, config.resource) == (True, "sev")
     assert (config.reserve_bytes, config.listen) == (8 << 20, ("0.0.0.0", 9445))
+    assert config.nri == Nri(tmp_path / "nri.sock", "05", "epc")
+
+
+def test_a_table_without_keys_is_the_usual_nri_plugin(tmp_path):
+    assert loaded(tmp_path, SOURCE + "[nri]").nri == Nri(Path("/var/run/nri/nri.sock"), "90", "epcgroup")
 
 
 def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
@@ -79,6 +89,11 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
         (SOURCE + 'resource = "sgx epc"', "resource: 'sgx epc' is no resource of the misc controller, as in sgx_epc"),
         (SOURCE + 'listen = "9445"', "listen: '9445' is not ADDRESS:PORT, as in \"127.0.0.1:9445\""),
         (SOURCE + 'listen = "::1:99999"', "listen: '::1:99999' is not ADDRESS:PORT"),
+        (SOURCE + "nri = 5", "nri: 5 is not a table"),
+        (SOURCE + 'nri = {sock = "a"}', 'nri.sock: no such key; did you mean "socket"?'),
+        (SOURCE + 'nri = {index = "9"}', "nri.index: '9' is not two digits, as in \"90\""),
+        (SOURCE + "nri = {index = 90}", "nri.index: 90 is not a text"),
+        (SOURCE + 'nri = {name = "a b"}', "nri.name: 'a b' is no name: letters, digits, -, _ and ., at most 63"),
         (SOURCE + 'node = ""', "node: '' is not a text"),
         ("[", "not TOML: "),
         (b"\xff", "not TOML: "),
@@ -107,7 +122,7 @@ values = st.one_of(
 )
 keys = st.sampled_from(
     ["mode", "namespaces", "annotations", "unclaimed_limit", "interval", "node", "source", "source.manifests",
-     "cgroup_root", "enable_misc", "resource", "reserve", "listen", "x"]
+     "cgroup_root", "enable_misc", "resource", "reserve", "listen", "nri", "nri.index", "x"]
 )  # fmt: skip
 
 

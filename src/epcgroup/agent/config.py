@@ -29,12 +29,25 @@ KEYS = (
     "resource",
     "reserve",
     "listen",
+    "nri",
 )
+NRI_KEYS = ("socket", "index", "name")
 SOURCES = ("manifests", "kubelet_file")
 MAX_FILE_BYTES = 1 << 20
 LEAST_INTERVAL, MOST_INTERVAL = 0.1, 3600.0  # seconds
 
+NRI_SOCKET = Path("/var/run/nri/nri.sock")
+
 _RESOURCE = re.compile(r"[a-z0-9_]{1,64}")
+
+
+@dataclass(frozen=True)
+class Nri:
+    """How the agent registers with the container runtime."""
+
+    socket: Path = NRI_SOCKET
+    index: str = "90"  # two digits: plugins are asked in their order
+    name: str = "epcgroup"
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Config:
     resource: str = EPC
     reserve_bytes: int = 0
     listen: tuple[str, int] | None = None  # None: no metrics
+    nri: Nri | None = None  # None: no NRI plugin
 
 
 def load(file: Path) -> Config:
@@ -93,6 +107,7 @@ class _Reader:
             resource=resource(self._text("resource") or EPC, where=self._file, key="resource"),
             reserve_bytes=self._bytes(reserve, "reserve"),
             listen=self._listen(),
+            nri=self._nri() if "nri" in self._values else None,
         )
 
     def _source(self) -> Source:
@@ -119,6 +134,17 @@ class _Reader:
         if not host or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
             raise self._fault("listen", f'{quoted(text)} is not ADDRESS:PORT, as in "127.0.0.1:9445"')
         return host.strip("[]"), int(port)
+
+    def _nri(self) -> Nri:
+        table = self._table("nri")
+        self._check(table, NRI_KEYS, "nri.")
+        given = {key: self._checked_text(value, f"nri.{key}") for key, value in table.items()}
+        index, name = given.get("index", Nri.index), given.get("name", Nri.name)
+        if not re.fullmatch("[0-9]{2}", index):
+            raise self._fault("nri.index", f'{quoted(index)} is not two digits, as in "90"')
+        if not re.fullmatch(r"[A-Za-z0-9][-\w.]{0,62}", name, re.ASCII):
+            raise self._fault("nri.name", f"{quoted(name)} is no name: letters, digits, -, _ and ., at most 63")
+        return Nri(self._path(given.get("socket")) or NRI_SOCKET, index, name)
 
     def _mode(self, value: Any, key: str) -> Mode:
         for mode in MODES:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -55,6 +56,7 @@ FAMILIES = {
     "node_sgx_epc_overclaim_bytes": ("gauge", "EPC that pods use beyond their own claims."),
     "sgx_epc_agent_limit_writes_total": ("counter", "Writes of limits, by target and result."),
     "sgx_epc_agent_drift": ("gauge", "1 where the kernel's limit differs from what it should be."),
+    "sgx_epc_agent_nri_connected": ("gauge", "1 while the container runtime has registered the NRI plugin."),
     "sgx_epc_agent_capability": ("gauge", "1 for what this node can do, 0 for what it lacks."),
     "sgx_epc_agent_last_reconcile_timestamp_seconds": ("gauge", "When limits were last looked at."),
     "sgx_epc_agent_reconcile_duration_seconds": ("histogram", "How long a look at all limits takes."),
@@ -86,15 +88,30 @@ NONE = Labels()
 Add = Callable[[str, Labels, float], None]
 
 
+class NriState(Protocol):
+    """What is shown of the NRI plugin."""
+
+    connected: bool
+
+    @property
+    def available(self) -> bool: ...
+
+
 class EpcCollector(Collector):
     """For any registry of prometheus_client; `text` is the same in Prometheus' text format, faster."""
 
     def __init__(
-        self, reconciler: Reconciler, say: Callable[[str], None], *, reserve_bytes: int = 0, numa: Path = NUMA_NODES
+        self,
+        reconciler: Reconciler,
+        say: Callable[[str], None],
+        *,
+        reserve_bytes: int = 0,
+        numa: Path = NUMA_NODES,
+        nri: NriState | None = None,
     ) -> None:
         self._reconciler, self._tree = reconciler, reconciler.tree
         self._once = Once(say)
-        self._reserve_bytes, self._numa = reserve_bytes, numa
+        self._reserve_bytes, self._numa, self._nri = reserve_bytes, numa, nri
         self._marks: dict[str, int] = {}  # path -> highest use seen, where there is no misc.peak
         self._names: dict[str, _Named] = {}  # by path
         self._lock = threading.Lock()
@@ -253,6 +270,8 @@ class EpcCollector(Collector):
                 drift[name] = outcome.drift or drift.get(name, False)
         for (namespace, pod, container), drifts in drift.items():
             add("sgx_epc_agent_drift", Labels(namespace=namespace, pod=pod, container=container), drifts)
+        if self._nri is not None:
+            add("sgx_epc_agent_nri_connected", NONE, self._nri.connected)
         for feature, there in self._capabilities().items():
             add("sgx_epc_agent_capability", Labels(feature=feature), there)
         if snapshot.at:
@@ -275,6 +294,8 @@ class EpcCollector(Collector):
         limited = next((path for path in pods if self._tree.has(path, "misc.max")), None)
         if limited is not None:
             features["events_local"] = self._tree.has(limited, "misc.events.local")
+        if self._nri is not None:
+            features["nri"] = self._nri.available
         return features
 
 

@@ -6,7 +6,7 @@ pod's, one whose annotation says `max` (upstream: 0) leaves the pod without. Whe
 An annotation that cannot be read is a fault and does not count: the claim then holds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -107,6 +107,17 @@ def wanted(instance: Instance, rules: Rules) -> Wanted:
     where = f"{instance.pod.namespace}/{instance.pod.name}"
     lines = tuple(f"{where}: {fault}" for fault in (*instance.pod.notes, *faults))
     return Wanted(instance, pod, containers, instance.pod.claim_bytes, lines)
+
+
+def said_limit(
+    container: str, annotations: Mapping[str, str], rules: Rules, fault: Callable[[str], None]
+) -> Limit | None:
+    """What a pod's annotations alone say about one container; `fault` takes a line for one that cannot be read."""
+    faults: list[str] = []
+    limit = _of_container(Container(container), annotations if rules.annotations else {}, faults)
+    for line in faults:
+        fault(line)
+    return limit
 
 
 def _of_container(container: Container, said: Mapping[str, str], faults: list[str]) -> Limit | None:

@@ -5,6 +5,7 @@ warn, in a dry run, or where the controller or the resource is missing. Every wr
 said once, and again when it has changed. Nothing is remembered that a turn does not find anew.
 """
 
+import threading
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -12,13 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from epcgroup.agent.discover import PodGroup, pod_groups
-from epcgroup.agent.policy import Decision, Rules, Wanted, decide, limited_groups, shown, wanted
+from epcgroup.agent.policy import Decision, Limit, Rules, Wanted, decide, limited_groups, said_limit, shown, wanted
 from epcgroup.agent.source import Known, Source
-from epcgroup.agent.tree import MISC, Tree
+from epcgroup.agent.tree import MISC, Tree, printable
 from epcgroup.errors import InputError
 
 # Upper ends of the histogram of how long turns take, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+PATIENCE = 1.0  # seconds that a starting container waits for the source of pods; runtimes wait for 2
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,19 @@ class Reconciler:
         self.totals = Totals()
         self.snapshot = Snapshot()
         self._source, self._node = source, node
-        self._enable_misc, self._dry_run = enable_misc, dry_run
+        self._enable_misc, self.dry_run = enable_misc, dry_run
         self._say, self._once = say, Once(say)
         self._known = Known()
         self._wanted: tuple[Wanted, ...] = ()
+        self._by_uid: dict[str, Wanted] = {}
+        self._looking = threading.Lock()  # held while the source is asked
         self._capable = False  # whether the node has the resource
 
     def turn(self) -> Snapshot:
         """Look, decide, write. Faults of pods, files and writes are lines; the turn goes on with the others."""
         started = time.perf_counter()
-        pods = self._pods()
+        with self._looking:
+            pods = self._pods()
         groups = pod_groups(self.tree, self._once)
         capacity = self.value("/", "misc.capacity")
         seen = self._limits(pods, groups) if capacity else {}
@@ -135,12 +141,40 @@ class Reconciler:
                 for pod in known.pods
                 if not pod.over and (self._node is None or pod.node in (None, self._node))
             )
+            self._by_uid = {pod.instance.uid: pod for pod in self._wanted}
         for line in known.problems:
             self._once(line)
         for pod in self._wanted:
             for line in pod.faults:
                 self._once(line)
         return self._wanted
+
+    def limit_of(self, uid: str, container: str, annotations: Mapping[str, str]) -> Limit | None:
+        """The limit that a container should have which starts now; from any thread.
+
+        The source is asked again when it did not know the pod in the last turn. Of a pod that it does not know yet
+        only the annotations count, as the container runtime has them.
+        """
+        pod = self._by_uid.get(uid)
+        if pod is None and self._looking.acquire(timeout=PATIENCE):
+            try:
+                self._pods()
+            finally:
+                self._looking.release()
+            pod = self._by_uid.get(uid)
+        if pod is not None:
+            return pod.containers.get(container)
+        return said_limit(container, annotations, self.rules, lambda line: self._once(printable(line)))
+
+    def obstacle(self) -> str:
+        """Why this node cannot be given limits; empty: it can."""
+        try:
+            controllers = self.tree.words("/", "cgroup.controllers") or []
+        except InputError as error:
+            return str(error)
+        if MISC not in controllers:
+            return "this node has no misc controller"
+        return "" if self.value("/", "misc.capacity") else f"this node has no {self.tree.resource}"
 
     def _limits(self, pods: tuple[Wanted, ...], groups: Mapping[str, PodGroup]) -> dict[str, int | None]:
         """misc.max of every group that should have a limit, misc being enabled where that is wanted and missing."""
@@ -186,7 +220,7 @@ class Reconciler:
         if delegated is None or MISC in delegated:
             return delegated is not None  # None: it has gone
         file = self.tree.shown(path, "cgroup.subtree_control")
-        if self._dry_run:
+        if self.dry_run:
             self._once(f"would write +misc to {file}: limits are wanted below it")
             return True
         if MISC not in available:
@@ -203,7 +237,7 @@ class Reconciler:
         target = "container" if decision.container else "pod"
         why, now = f"{decision.name}: {decision.reason}", shown(decision.now)
         line = self.tree.max_line(decision.wanted)
-        if self._dry_run:
+        if self.dry_run:
             self._once(f"would write {line} to {self.tree.shown(decision.path, 'misc.max')}: {why}; is {now}")
             return Outcome(decision, "would be written")
         return Outcome(decision, self._write(target, decision.path, "misc.max", line, f"{why}; was {now}"))

@@ -8,14 +8,18 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from epcgroup.agent import recommend
 from epcgroup.agent.claims import account
-from epcgroup.agent.config import Config
+from epcgroup.agent.config import Config, Nri
 from epcgroup.agent.reconcile import Reconciler, Snapshot
 from epcgroup.agent.tree import MOUNTS, Tree, find_root
 from epcgroup.errors import InputError
 from epcgroup.units import format_bytes
+
+if TYPE_CHECKING:
+    from epcgroup.agent.nri import Plugin
 
 Say = Callable[[str], None]
 
@@ -41,16 +45,31 @@ def run(config: Config, say: Say, *, dry_run: bool = False) -> None:
     with ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
+        nri = None if config.nri is None else _nri(config.nri, agent, say, stack)
         if config.listen is not None:
-            _serve(config, agent, say, stack)
+            _serve(config, agent, nri, say, stack)
         say(f"agent: {agent.tree.shown('/')}, {config.resource}, mode {_modes(config)}, every {config.interval:g} s")
         while not stop.is_set():
-            agent.turn()
+            turn = agent.turn()
+            if nri is not None:
+                nri.offer(turn)
             stop.wait(config.interval)
         say("agent: stopped")
 
 
-def _serve(config: Config, agent: Reconciler, say: Say, stack: ExitStack) -> None:
+def _nri(config: Nri, agent: Reconciler, say: Say, stack: ExitStack) -> "Plugin":
+    try:
+        from epcgroup.agent.nri import Plugin
+    except ModuleNotFoundError as error:
+        raise InputError(f"needs {error.name}: pip install 'epcgroup[agent]'", key="nri") from None
+
+    plugin = Plugin(agent, say, config)
+    stack.callback(plugin.close)
+    plugin.start()
+    return plugin
+
+
+def _serve(config: Config, agent: Reconciler, nri: "Plugin | None", say: Say, stack: ExitStack) -> None:
     try:
         from epcgroup.agent.metrics import CONTENT_TYPE, EpcCollector
     except ModuleNotFoundError as error:
@@ -58,7 +77,7 @@ def _serve(config: Config, agent: Reconciler, say: Say, stack: ExitStack) -> Non
     from epcgroup.agent.serve import serve
 
     assert config.listen is not None
-    collector = EpcCollector(agent, say, reserve_bytes=config.reserve_bytes)
+    collector = EpcCollector(agent, say, reserve_bytes=config.reserve_bytes, nri=nri)
     server = serve(config.listen, collector.text, CONTENT_TYPE)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
