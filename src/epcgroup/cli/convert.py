@@ -60,8 +60,7 @@ def _replace(file: Path, text: str) -> None:
                 os.fsync(handle)
             Path(name).chmod(mode)
             Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        finally:
+            Path(name).unlink(missing_ok=True)  # it is there when something failed
     except OSError as error:
         raise InputError(f"cannot be written ({error.strerror})", where=file) from None

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from epcgroup.errors import InputError
+from epcgroup.errors import InputError, nearest
 from epcgroup.interface import EPC, UNLIMITED
 from epcgroup.top.rows import SORTS, History, Row, arrange
 from epcgroup.top.screen import ASCII, BLOCKS, View, render
 from epcgroup.top.sources import Look, RunSource, Source, StatusSource, TreeSource
+from epcgroup.trace import Run, RunSet
 from epcgroup.units import parse_duration
 
 LEAST_INTERVAL = 0.1
@@ -67,11 +68,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _source(args: argparse.Namespace) -> Source:
-    for option, value, needs in (("--pods", args.pods, "a tree"), ("--run", args.run, "--recorded"),
-                                 ("--at", args.at, "--recorded")):  # fmt: skip
-        of_a_tree = args.directory is None and args.recorded is None
-        if value is not None and (not of_a_tree if needs == "a tree" else args.recorded is None):
-            raise InputError(f"goes with {needs}", where=option)
+    if args.pods is not None and (args.directory is not None or args.recorded is not None):
+        raise InputError("goes with a tree", where="--pods")
+    for option, value in (("--run", args.run), ("--at", args.at)):
+        if value is not None and args.recorded is None:
+            raise InputError("goes with --recorded", where=option)
     if args.recorded is not None:
         return RunSource(_run(args), None if args.at is None else parse_duration(args.at, where="--at"))
     if args.directory is not None:
@@ -89,10 +90,7 @@ def _source(args: argparse.Namespace) -> Source:
     return TreeSource(tree.Tree(root, config.resource(args.resource, key="--resource")), pods)
 
 
-def _run(args: argparse.Namespace) -> Any:
-    from epcgroup.errors import nearest
-    from epcgroup.trace import RunSet
-
+def _run(args: argparse.Namespace) -> Run:
     runs = RunSet.load(args.recorded).runs
     if args.run is not None:
         named = [run for run in runs if run.label == args.run]

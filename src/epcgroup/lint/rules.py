@@ -462,7 +462,7 @@ def annotation_place(pod: PodView, given: Given) -> Iterator[Fault]:
 def crio_unified(pod: PodView, given: Given) -> Iterator[Fault]:
     for key, value in pod.texts.items():
         if key.startswith(CRIO):
-            for line in _unified(value):
+            for line in filter(None, value.split(";")):
                 file, equals, text = line.partition("=")
                 try:
                     if not equals:
@@ -477,10 +477,6 @@ def crio_unified(pod: PodView, given: Given) -> Iterator[Fault]:
                         f'write "misc.max={EPC} 67108864"',
                         line=pod.line_of(key),
                     )
-
-
-def _unified(value: str) -> list[str]:
-    return [line for line in value.split(";") if line]
 
 
 def _plain(text: str) -> str:
