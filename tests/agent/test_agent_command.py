@@ -201,6 +201,21 @@ def test_containers_start_with_limits_while_it_runs(node, config, start, tmp_pat
     assert process.wait(timeout=PATIENCE) == 0
 
 
+def test_devices_are_offered_while_it_runs_and_taken_back_when_it_stops(node, config, start, tmp_path):
+    pytest.importorskip("grpc")
+    for folder in ("dev", "plugins"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "dev" / "sgx_enclave").touch()
+    process = start(config("[device_plugin]", 'folder = "plugins"', 'devices = "dev"', "provision = 0"))
+    assert process.stderr is not None
+    said = {process.stderr.readline() for _ in range(2)}
+    why = f"{tmp_path}/plugins/kubelet.sock: No such file or directory"
+    assert f"epcgroup: device plugin: sgx.intel.com/enclave cannot be offered: {why}\n" in said
+    process.terminate()
+    assert process.wait(timeout=PATIENCE) == 0
+    assert not list((tmp_path / "plugins").iterdir())
+
+
 def test_the_agent_loads_neither_numba_nor_numpy():
     modules = ["epcgroup.cli.agent", *(
         f"epcgroup.agent.{file.stem}" for file in (SRC / "epcgroup" / "agent").glob("[a-z]*.py")

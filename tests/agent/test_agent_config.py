@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epcgroup.agent.config import Nri, load
+from epcgroup.agent.config import DevicePlugins, Nri, load
 from epcgroup.agent.source import KubeletFile, Manifests
 from epcgroup.errors import InputError
 
@@ -24,7 +24,7 @@ def test_a_source_is_enough_and_then_the_agent_only_observes(tmp_path):
     assert config.source == Manifests(tmp_path / "pods")
     assert (config.rules.mode, config.rules.annotations, config.rules.unclaimed_limit) == ("observe", True, None)
     assert (config.interval, config.node, config.cgroup_root, config.listen) == (10.0, None, None, None)
-    assert config.nri is None
+    assert (config.nri, config.device_plugin) == (None, None)
     assert (config.enable_misc, config.resource, config.reserve_bytes) == (False, "sgx_epc", 0)
 
 
@@ -48,6 +48,11 @@ def test_every_key_is_read(tmp_path):
         socket = "nri.sock"
         index = "05"
         name = "epc"
+        [device_plugin]
+        enclave = 20
+        provision = 0
+        folder = "/kubelet/plugins"
+        devices = "/host/dev"
         [namespaces]
         "team-*" = "enforce"
         """,
@@ -59,9 +64,14 @@ def test_every_key_is_read(tmp_path):
     assert (config.enable_misc, config.resource) == (True, "sev")
     assert (config.reserve_bytes, config.listen) == (8 << 20, ("0.0.0.0", 9445))
     assert config.nri == Nri(tmp_path / "nri.sock", "05", "epc")
+    counts = {"enclave": 20, "provision": 0}
+    assert config.device_plugin == DevicePlugins(counts, Path("/kubelet/plugins"), Path("/host/dev"))
 
 
-def test_a_table_without_keys_is_the_usual_nri_plugin(tmp_path):
+def test_tables_without_keys_are_the_usual_plugins(tmp_path):
+    folder = Path("/var/lib/kubelet/device-plugins")
+    usual = DevicePlugins({"enclave": 110, "provision": 110}, folder, Path("/dev"))
+    assert loaded(tmp_path, SOURCE + "[device_plugin]").device_plugin == usual
     assert loaded(tmp_path, SOURCE + "[nri]").nri == Nri(Path("/var/run/nri/nri.sock"), "90", "epcgroup")
 
 
@@ -94,6 +104,10 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
         (SOURCE + 'nri = {index = "9"}', "nri.index: '9' is not two digits, as in \"90\""),
         (SOURCE + "nri = {index = 90}", "nri.index: 90 is not a text"),
         (SOURCE + 'nri = {name = "a b"}', "nri.name: 'a b' is no name: letters, digits, -, _ and ., at most 63"),
+        (SOURCE + "device_plugin = {epc = 1}", "device_plugin.epc: no such key; "),
+        (SOURCE + "device_plugin = {enclave = -1}", "device_plugin.enclave: -1 is no count from 0 to 10000"),
+        (SOURCE + "device_plugin = {enclave = true}", "device_plugin.enclave: True is no count from 0 to 10000"),
+        (SOURCE + "device_plugin = {folder = 1}", "device_plugin.folder: 1 is not a text"),
         (SOURCE + 'node = ""', "node: '' is not a text"),
         ("[", "not TOML: "),
         (b"\xff", "not TOML: "),
@@ -122,7 +136,8 @@ values = st.one_of(
 )
 keys = st.sampled_from(
     ["mode", "namespaces", "annotations", "unclaimed_limit", "interval", "node", "source", "source.manifests",
-     "cgroup_root", "enable_misc", "resource", "reserve", "listen", "nri", "nri.index", "x"]
+     "cgroup_root", "enable_misc", "resource", "reserve", "listen", "nri", "nri.index",
+     "device_plugin", "device_plugin.enclave", "x"]
 )  # fmt: skip
 
 

@@ -30,8 +30,12 @@ KEYS = (
     "reserve",
     "listen",
     "nri",
+    "device_plugin",
 )
 NRI_KEYS = ("socket", "index", "name")
+DEVICES = ("enclave", "provision")
+DEVICE_PLUGIN_KEYS = (*DEVICES, "folder", "devices")
+MOST_DEVICES = 10_000  # all stand in each message to kubelet
 SOURCES = ("manifests", "kubelet_file")
 MAX_FILE_BYTES = 1 << 20
 LEAST_INTERVAL, MOST_INTERVAL = 0.1, 3600.0  # seconds
@@ -51,6 +55,15 @@ class Nri:
 
 
 @dataclass(frozen=True)
+class DevicePlugins:
+    """What the agent offers to kubelet besides EPC."""
+
+    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(DEVICES, 110))  # 0: not offered
+    folder: Path = Path("/var/lib/kubelet/device-plugins")  # where kubelet's socket is and ours go
+    devices: Path = Path("/dev")  # where the agent sees the host's devices
+
+
+@dataclass(frozen=True)
 class Config:
     source: Source
     rules: Rules = field(default_factory=Rules)
@@ -62,6 +75,7 @@ class Config:
     reserve_bytes: int = 0
     listen: tuple[str, int] | None = None  # None: no metrics
     nri: Nri | None = None  # None: no NRI plugin
+    device_plugin: DevicePlugins | None = None  # None: no device plugin
 
 
 def load(file: Path) -> Config:
@@ -108,6 +122,7 @@ class _Reader:
             reserve_bytes=self._bytes(reserve, "reserve"),
             listen=self._listen(),
             nri=self._nri() if "nri" in self._values else None,
+            device_plugin=self._device_plugins() if "device_plugin" in self._values else None,
         )
 
     def _source(self) -> Source:
@@ -145,6 +160,25 @@ class _Reader:
         if not re.fullmatch(r"[A-Za-z0-9][-\w.]{0,62}", name, re.ASCII):
             raise self._fault("nri.name", f"{quoted(name)} is no name: letters, digits, -, _ and ., at most 63")
         return Nri(self._path(given.get("socket")) or NRI_SOCKET, index, name)
+
+    def _device_plugins(self) -> DevicePlugins:
+        table = self._table("device_plugin")
+        self._check(table, DEVICE_PLUGIN_KEYS, "device_plugin.")
+        usual = DevicePlugins()
+        counts = {}
+        for kind in DEVICES:
+            count = table.get(kind, usual.counts[kind])
+            if type(count) is not int or not 0 <= count <= MOST_DEVICES:
+                raise self._fault(f"device_plugin.{kind}", f"{quoted(count)} is no count from 0 to {MOST_DEVICES}")
+            counts[kind] = count
+        folders = {
+            key: self._path(self._checked_text(table[key], f"device_plugin.{key}"))
+            for key in ("folder", "devices")
+            if key in table
+        }
+        return DevicePlugins(
+            counts, folders.get("folder") or usual.folder, folders.get("devices") or usual.devices
+        )
 
     def _mode(self, value: Any, key: str) -> Mode:
         for mode in MODES:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from epcgroup.agent import recommend
 from epcgroup.agent.claims import account
-from epcgroup.agent.config import Config, Nri
+from epcgroup.agent.config import Config, DevicePlugins, Nri
 from epcgroup.agent.reconcile import Reconciler, Snapshot
 from epcgroup.agent.tree import MOUNTS, Tree, find_root
 from epcgroup.errors import InputError
@@ -46,6 +46,8 @@ def run(config: Config, say: Say, *, dry_run: bool = False) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
         nri = None if config.nri is None else _nri(config.nri, agent, say, stack)
+        if config.device_plugin is not None:
+            _device_plugin(config.device_plugin, say, stack)
         if config.listen is not None:
             _serve(config, agent, nri, say, stack)
         say(f"agent: {agent.tree.shown('/')}, {config.resource}, mode {_modes(config)}, every {config.interval:g} s")
@@ -67,6 +69,17 @@ def _nri(config: Nri, agent: Reconciler, say: Say, stack: ExitStack) -> "Plugin"
     stack.callback(plugin.close)
     plugin.start()
     return plugin
+
+
+def _device_plugin(config: DevicePlugins, say: Say, stack: ExitStack) -> None:
+    try:
+        from epcgroup.agent.device_plugin import Plugin
+    except ModuleNotFoundError as error:
+        raise InputError(f"needs {error.name}: pip install 'epcgroup[agent]'", key="device_plugin") from None
+
+    plugin = Plugin(config, say)
+    stack.callback(plugin.close)
+    plugin.start()
 
 
 def _serve(config: Config, agent: Reconciler, nri: "Plugin | None", say: Say, stack: ExitStack) -> None:

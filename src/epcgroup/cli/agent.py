@@ -56,4 +56,5 @@ def _percent(text: str) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"epcgroup: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"epcgroup: {line}\n")  # one write, as several threads say something
+    sys.stderr.flush()
