@@ -1,5 +1,6 @@
 """What all tests share: machines whose tables are checked when a test is done, and hypothesis without chance."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 # The same examples in every run: what CI finds, `make test` finds.
 settings.register_profile("house", derandomize=True, database=None, deadline=None)
 settings.load_profile("house")
+
+# A shell starts its background jobs with SIGINT ignored, which they hand on: what is interrupted here would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

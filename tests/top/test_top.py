@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -551,6 +552,17 @@ def test_a_tree_that_goes_is_said_and_the_screen_stays(terminal: Terminal, tree:
     assert any("/batch" in line for line in terminal.lines)
     (tree.parent / "gone").rename(tree)
     terminal.until(lambda lines: lines[2] == "")
+
+
+def test_it_ends_when_its_terminal_goes(tree: Path) -> None:
+    made = Terminal(tree)
+    try:
+        made.until(lambda lines: any("/batch" in line for line in lines))
+        os.close(made.ours)
+        made.ours = os.open(os.devnull, os.O_RDONLY)
+        assert made.process.wait(timeout=120) in (0, 1, -signal.SIGHUP)  # 1: its last words reach nobody
+    finally:
+        made.close()
 
 
 def test_a_terminal_without_a_screen_is_one_line(tree: Path) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import curses
+import select
+import sys
 import time
 from dataclasses import replace
 
@@ -35,6 +37,13 @@ def watch(source: Source, view: View, interval: float, blocks: str) -> None:
         raise InputError(f"this terminal has no screen ({error}); --once prints one table") from None
 
 
+def _hung_up() -> bool:
+    """The terminal has gone: curses would go on without waiting for keys, for ever."""
+    poll = select.poll()
+    poll.register(sys.stdin, 0)
+    return bool(poll.poll(0))
+
+
 def _colour(pair: int, colour: int) -> int:
     """The attribute of a colour; bold where there are none."""
     if not curses.has_colors():
@@ -57,7 +66,7 @@ class _Watch:
     def run(self, view: View) -> None:
         due = time.monotonic() + self._interval
         wanted: View | None = view
-        while wanted is not None:
+        while wanted is not None and not _hung_up():
             view = wanted
             if time.monotonic() >= due:
                 due = time.monotonic() + self._interval
