@@ -1,13 +1,15 @@
 """A node in a folder, and an agent that looks at it once when it is told to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cgroup_nodes import Node
+from kube_fakes import TOKEN, FakeApiServer, certificate
 
+from epcgroup.agent.endpoint import Endpoint
 from epcgroup.agent.policy import Rules
 from epcgroup.agent.reconcile import Reconciler, Snapshot
 from epcgroup.agent.source import KubeletFile
@@ -59,3 +61,24 @@ def agent(tmp_path: Path, node: Node) -> Callable[..., Agent]:
         return Agent(on, tmp_path / "pods.json", Rules(**rules), options or {})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1."""
+    pytest.importorskip("cryptography")
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def api(pem: Path) -> Iterator[FakeApiServer]:
+    server = FakeApiServer(pem)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def endpoint(api: FakeApiServer, pem: Path, tmp_path: Path) -> Endpoint:
+    """As a pod in the cluster has it."""
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    return Endpoint(api.url, tmp_path / "token", pem)

@@ -149,6 +149,25 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_knows_as_much(node, con
     assert sum("wrote" in line for line in log.splitlines()) == 1
 
 
+def test_it_watches_the_api_server_and_goes_on_when_that_has_gone(node, api, endpoint, config, start, tmp_path):
+    web = node.pod("web", container("app", "1Mi"))
+    api.pods.put(node.items[0])
+    server = f'{{url = "{api.url}", token_file = "{endpoint.token_file}", ca_file = "{endpoint.ca_file}"}}'
+    file = config('mode = "enforce"', "source.api_server = true", 'node = "node-1"', f"api_server = {server}")
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "kubelet_file" not in line))
+    process = start(file)
+    wait_for(lambda: web.limit("app") == str(MIB))
+    late = node.pod("late", container("app", "2Mi"))
+    api.pods.put(node.items[1])
+    wait_for(lambda: late.limit("app") == str(2 * MIB))
+    api.close()
+    node.write(web.path, "misc.max", "sgx_epc max")
+    wait_for(lambda: web.limit() == str(MIB))
+    process.terminate()
+    _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and "Traceback" not in log
+
+
 def test_metrics_are_served_while_it_runs(node, config, start):
     pytest.importorskip("prometheus_client")
     node.pod("web", container("app", "1Mi"))

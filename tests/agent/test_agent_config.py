@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epcgroup.agent.config import DevicePlugins, Nri, load
+from epcgroup.agent.endpoint import Endpoint
+from epcgroup.agent.kube import ApiPods, Kubelet
 from epcgroup.agent.source import KubeletFile, Manifests
 from epcgroup.errors import InputError
 
@@ -75,6 +77,34 @@ def test_tables_without_keys_are_the_usual_plugins(tmp_path):
     assert loaded(tmp_path, SOURCE + "[nri]").nri == Nri(Path("/var/run/nri/nri.sock"), "90", "epcgroup")
 
 
+API = 'node = "node-1"\nsource.api_server = true\n'
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "NODE_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_in_a_cluster_the_api_server_and_the_account_are_those_of_the_pod(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    monkeypatch.setenv("NODE_NAME", "node-7")
+    config = loaded(tmp_path, API.replace("node-1", "$NODE_NAME"))
+    server = Endpoint("https://[fd00::1]:6443", ACCOUNT / "token", ACCOUNT / "ca.crt")
+    assert (config.node, config.source) == ("node-7", ApiPods(server, "node-7"))
+    config = loaded(tmp_path, 'source.kubelet = "https://127.0.0.1:10250"\nkubelet.insecure = true')
+    assert config.source == Kubelet(Endpoint("https://127.0.0.1:10250", ACCOUNT / "token", insecure=True))
+
+
+def test_elsewhere_the_file_says_who_and_with_what(tmp_path):
+    config = loaded(tmp_path, API + '[api_server]\nurl = "https://a:1/x/"\ntoken_file = "t"\nca_file = "/c"')
+    assert config.source == ApiPods(Endpoint("https://a:1/x", tmp_path / "t", Path("/c")), "node-1")
+    config = loaded(tmp_path, 'source.kubelet = "http://127.0.0.1:10255"')
+    assert config.source == Kubelet(Endpoint("http://127.0.0.1:10255"))
+
+
 def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
     assert loaded(tmp_path, SOURCE + 'listen = "[::1]:9445"').listen == ("::1", 9445)
 
@@ -82,10 +112,10 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "source: one of manifests, kubelet_file says where pods come from"),
+        ("", "source: one of api_server, kubelet, manifests, kubelet_file says where pods come from"),
         ('source = "pods"', "source: 'pods' is not a table"),
         ('source = {manifest = "pods"}', 'source.manifest: no such key; did you mean "manifests"?'),
-        ('source = {manifests = "a", kubelet_file = "b"}', "source: one of manifests, kubelet_file says"),
+        ('source = {manifests = "a", kubelet_file = "b"}', "source: one of api_server, kubelet, manifests"),
         ("source = {manifests = 5}", "source.manifests: 5 is not a text"),
         (SOURCE + 'mod = "warn"', 'mod: no such key; did you mean "mode"?'),
         (SOURCE + 'mode = "enforced"', "mode: 'enforced' is no mode; did you mean \"enforce\"?"),
@@ -109,6 +139,18 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
         (SOURCE + "device_plugin = {enclave = true}", "device_plugin.enclave: True is no count from 0 to 10000"),
         (SOURCE + "device_plugin = {folder = 1}", "device_plugin.folder: 1 is not a text"),
         (SOURCE + 'node = ""', "node: '' is not a text"),
+        ("source.api_server = 1", "source.api_server: 1 is not true"),
+        (API, "api_server.url: is needed outside of a cluster (no KUBERNETES_SERVICE_HOST)"),
+        ('source.api_server = true\napi_server.url = "https://a"', "source.api_server: needs node, as in node ="),
+        (API + 'api_server.url = "a:1"', "api_server.url: 'a:1' is not an address, as in \"https://10.0.0.1:6443\""),
+        (API + 'api_server.url = "https://u:p@a"', "api_server.url: 'https://u:p@a' is not an address"),
+        (API + 'api_server.url = "https://a:x"', "api_server.url: 'https://a:x' is not an address"),
+        (API + 'api_server = {url = "http://a", token_file = "t"}', "api_server.token_file: is for https; http://a is"),
+        (API + 'api_server = {token = "t"}', 'api_server.token: no such key; did you mean "token_file"?'),
+        ("source.kubelet = true", "source.kubelet: True is not a text"),
+        ('source.kubelet = "https://a"\nkubelet.insecure = 1', "kubelet.insecure: 1 is neither true nor false"),
+        ('source.kubelet = "http://a"\nkubelet.insecure = true', "kubelet.insecure: is for https; http://a is read"),
+        (SOURCE + 'node = "$NODE_NAME"', "node: the environment has no 'NODE_NAME'"),
         ("[", "not TOML: "),
         (b"\xff", "not TOML: "),
         (SOURCE + '"a\\nb" = 1', "a\\nb: no such key"),
@@ -137,7 +179,8 @@ values = st.one_of(
 keys = st.sampled_from(
     ["mode", "namespaces", "annotations", "unclaimed_limit", "interval", "node", "source", "source.manifests",
      "cgroup_root", "enable_misc", "resource", "reserve", "listen", "nri", "nri.index",
-     "device_plugin", "device_plugin.enclave", "x"]
+     "device_plugin", "device_plugin.enclave", "source.api_server", "source.kubelet", "api_server",
+     "api_server.url", "kubelet", "x"]
 )  # fmt: skip
 
 

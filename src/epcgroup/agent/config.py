@@ -1,20 +1,25 @@
 """The agent's configuration: a TOML file in, a Config out. docs/guides/agent.md has every key.
 
-A fault is one InputError line: file, key, what stood there, what is allowed. File names are relative to the file.
+A fault is one InputError line: file, key, what stood there, what is allowed. File names are relative to the file. What
+talks to a network is imported when the file asks for it.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epcgroup.agent.policy import MODES, Mode, Rules
 from epcgroup.agent.source import KubeletFile, Manifests, Source
 from epcgroup.errors import InputError, nearest
 from epcgroup.interface import EPC
 from epcgroup.units import parse_bytes, parse_duration, quoted
+
+if TYPE_CHECKING:
+    from epcgroup.agent.endpoint import Endpoint
 
 KEYS = (
     "mode",
@@ -24,6 +29,8 @@ KEYS = (
     "interval",
     "node",
     "source",
+    "api_server",
+    "kubelet",
     "cgroup_root",
     "enable_misc",
     "resource",
@@ -36,7 +43,10 @@ NRI_KEYS = ("socket", "index", "name")
 DEVICES = ("enclave", "provision")
 DEVICE_PLUGIN_KEYS = (*DEVICES, "folder", "devices")
 MOST_DEVICES = 10_000  # all stand in each message to kubelet
-SOURCES = ("manifests", "kubelet_file")
+SOURCES = ("api_server", "kubelet", "manifests", "kubelet_file")
+API_SERVER = ("url", "token_file", "ca_file")
+KUBELET = ("token_file", "ca_file", "insecure")
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod has its token and the cluster's CA
 MAX_FILE_BYTES = 1 << 20
 LEAST_INTERVAL, MOST_INTERVAL = 0.1, 3600.0  # seconds
 
@@ -115,7 +125,7 @@ class _Reader:
                 unclaimed_limit=None if unclaimed is None else self._bytes(unclaimed, "unclaimed_limit"),
             ),
             interval=self._interval(),
-            node=self._text("node"),
+            node=self._node(),
             cgroup_root=self._path(self._text("cgroup_root")),
             enable_misc=self._switch("enable_misc", False),
             resource=resource(self._text("resource") or EPC, where=self._file, key="resource"),
@@ -131,9 +141,80 @@ class _Reader:
         if len(table) != 1:
             raise self._fault("source", f"one of {', '.join(SOURCES)} says where pods come from")
         ((key, value),) = table.items()
-        path = self._path(self._checked_text(value, f"source.{key}"))
-        assert path is not None
+        if key == "api_server":
+            if value is not True:
+                raise self._fault("source.api_server", f"{quoted(value)} is not true")
+            from epcgroup.agent.kube import ApiPods
+
+            return ApiPods(self._api_server(), self._needed_node("source.api_server"))
+        text = self._checked_text(value, f"source.{key}")
+        if key == "kubelet":
+            from epcgroup.agent.kube import Kubelet
+
+            return Kubelet(self._kubelet(text))
+        path = self._file.parent / text
         return Manifests(path) if key == "manifests" else KubeletFile(path)
+
+    def _api_server(self) -> "Endpoint":
+        """What a pod in the cluster finds in its environment, unless the table says otherwise."""
+        table = self._table("api_server")
+        self._check(table, API_SERVER, "api_server.")
+        inside = "url" not in table
+        if inside:
+            host = os.environ.get("KUBERNETES_SERVICE_HOST")
+            if not host:
+                raise self._fault("api_server.url", "is needed outside of a cluster (no KUBERNETES_SERVICE_HOST)")
+            port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+            url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+        else:
+            url = self._checked_text(table["url"], "api_server.url")
+        account = ACCOUNT if inside else None
+        return self._endpoint("api_server", "api_server.url", url, table, account)
+
+    def _kubelet(self, url: str) -> "Endpoint":
+        table = self._table("kubelet")
+        self._check(table, KUBELET, "kubelet.")
+        secure = url.startswith("https:") and "token_file" not in table
+        account = ACCOUNT if secure and os.environ.get("KUBERNETES_SERVICE_HOST") else None
+        return self._endpoint("kubelet", "source.kubelet", url, table, account)
+
+    def _endpoint(
+        self, name: str, url_key: str, url: str, table: Mapping[str, Any], account: Path | None
+    ) -> "Endpoint":
+        from epcgroup.agent.endpoint import Endpoint, checked_url
+
+        try:
+            url = checked_url(url)
+        except InputError as error:
+            raise self._fault(url_key, str(error)) from None
+        files = {"token_file": account and account / "token", "ca_file": account and account / "ca.crt"}
+        for key in files.keys() & table.keys():
+            files[key] = self._path(self._checked_text(table[key], f"{name}.{key}"))
+        insecure = table.get("insecure", False)
+        if not isinstance(insecure, bool):
+            raise self._fault(f"{name}.insecure", f"{quoted(insecure)} is neither true nor false")
+        if url.startswith("http:") and (table.keys() - {"url"}):
+            key = min(table.keys() - {"url"})
+            raise self._fault(f"{name}.{key}", f"is for https; {url} is read without token and certificate")
+        if insecure:
+            files["ca_file"] = None
+        return Endpoint(url, files["token_file"], files["ca_file"], insecure)
+
+    def _node(self) -> str | None:
+        """`$NAME` is what the environment says: one configuration serves all nodes."""
+        name = self._text("node")
+        if name is None or not name.startswith("$"):
+            return name
+        value = os.environ.get(name[1:], "")
+        if not value or not value.isprintable():
+            raise self._fault("node", f"the environment has no {quoted(name[1:])}")
+        return value
+
+    def _needed_node(self, key: str) -> str:
+        node = self._node()
+        if node is None:
+            raise self._fault(key, 'needs node, as in node = "$NODE_NAME"')
+        return node
 
     def _interval(self) -> float:
         seconds = parse_duration(self._values.get("interval", 10), where=self._file, key="interval")

@@ -1,4 +1,5 @@
 """Where the agent learns which pods its node has: the protocol, a folder of manifests, and kubelet's answer in a file.
+The API server and kubelet themselves are in kube.py.
 
 A source is asked at every turn and must be cheap when nothing has changed: it then returns the very same object.
 What one pod or file has wrong is a line in `problems`; a source that cannot be asked at all raises InputError, and the
@@ -9,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from epcgroup.errors import InputError
 from epcgroup.manifest import documents, kubernetes
@@ -95,13 +96,27 @@ class KubeletFile:
 def pods_of(answer: bytes, origin: str) -> Known:
     """The pods of a PodList as JSON, from kubelet or from the API server; InputError for anything else."""
     try:
-        value = json.loads(answer)
+        value = json.loads(answer, object_hook=lighter)
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {quoted(str(error))}", where=origin) from None
     if not isinstance(value, dict) or "items" not in value:
         raise InputError(f"{quoted(value)} is no PodList", where=origin)
     results = list(kubernetes.read_instances(Document({"kind": "PodList", **value}, origin, Path(origin))))
-    return _sorted(results)
+    return known_of(results)
+
+
+# What objects of the API hold that nobody here reads, which is most of a pod.
+UNREAD = {
+    *("managedFields", "labels", "ownerReferences", "affinity", "tolerations", "volumes", "volumeMounts", "conditions"),
+    *("command", "args", "env", "envFrom", "livenessProbe", "readinessProbe", "startupProbe", "images"),
+}
+
+
+def lighter(value: dict[str, Any]) -> dict[str, Any]:
+    """json.loads(object_hook=): drops what is not read before the answer is whole, so that it never is in memory."""
+    for key in UNREAD & value.keys():
+        del value[key]
+    return value
 
 
 def _signature(file: Path) -> _Signature:
@@ -116,10 +131,11 @@ def _read(file: Path) -> Known:
             results += [document] if isinstance(document, Skipped) else kubernetes.read_instances(document)
     except InputError as error:
         return Known(problems=(str(error),))
-    return _sorted(results)
+    return known_of(results)
 
 
-def _sorted(results: list[Instance | Skipped]) -> Known:
+def known_of(results: list[Instance | Skipped]) -> Known:
+    """Pods and lines."""
     return _unique(
         [result for result in results if isinstance(result, Instance)],
         [f"{result.origin}: {result.reason}" for result in results if isinstance(result, Skipped)],

@@ -335,7 +335,9 @@ def _instance(value: dict[str, Any], document: Document) -> Instance:
     spec = value["spec"]
     if not _are_containers(spec.get("containers")):
         raise InputError("not a list of containers", key="spec.containers")
-    annotations = _annotations(metadata.get("annotations"))
+    every = _annotations(metadata.get("annotations"))
+    # Others may have 256 KiB a pod; whoever keeps pods keeps none of them.
+    annotations = {key: text for key, text in every.items() if epc_annotations.is_epc(key)}
     containers, notes = _containers(spec, {})
     pod = Pod(
         name=name_of(value, document.path),
@@ -346,7 +348,7 @@ def _instance(value: dict[str, Any], document: Document) -> Instance:
         qos=qos_class(spec),
         notes=notes,
     )
-    uid = annotations.get(_MIRROR) or metadata.get("uid") or cgroup_path.pod_uid(pod.namespace, pod.name)
+    uid = every.get(_MIRROR) or metadata.get("uid") or cgroup_path.pod_uid(pod.namespace, pod.name)
     if not isinstance(uid, str) or not cgroup_path.is_uid(uid):
         raise InputError(f"{quoted(uid)} is no UID of a pod", key="metadata.uid")
     node, phase = spec.get("nodeName"), mapping(value.get("status")).get("phase")
