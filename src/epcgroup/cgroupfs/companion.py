@@ -67,11 +67,15 @@ class Companion:
             if not data:
                 break
             *words, rest = (rest + data).split(b"\0")
+            # Once a file: who has much to tell must not keep the mount busy long after.
+            pokes: dict[bytes, None] = {}
             for word in words:
                 if word in (b"+", b"-"):
                     looking = word == b"+"
                 else:
-                    self._write_to(os.fsdecode(word))
+                    pokes[word] = None
+            for path in pokes:
+                self._write_to(os.fsdecode(path))
         if mounts.ours().get(str(self._directory)) == f"{mounts.SOURCE}:{self._server}":
             mounts.unmount(self._directory, lazy=True)
 
