@@ -11,7 +11,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from bench import agent, live_costs, onecgroup, real, run, scale, tree
+from bench import agent, files, live_costs, onecgroup, real, run, scale, tree
 from bench.live import rows as live
 from bench.measure import Effort, Row, table
 
@@ -25,6 +25,7 @@ BENCHES: dict[str, Callable[[Effort], list[Row]]] = {
     "live": live.rows,
     "live-costs": live_costs.rows,
     "agent": agent.rows,
+    "files": files.rows,
 }
 
 
