@@ -11,7 +11,10 @@ LIVE_DEMO ?= scenarios/two-neighbours.toml
 # Test workers: the machine's CPUs, at most four (each compiles what the numba cache does not have yet).
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 4 ] && echo $$n || echo 4)
 
-.PHONY: help venv demo test check bench soak golden clean
+# A Debian with containerd, for the tests that need one.
+CONTAINERD ?= /var/tmp/epcgroup-containerd
+
+.PHONY: help venv demo test check containerd bench soak golden clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +47,11 @@ check: $(INSTALLED) ## what CI checks: style, types, rooms, tests
 
 soak: $(INSTALLED) ## the long tests: random op logs against the model, all recorded logs, a thousand million stores against eviction
 	$(BIN)/pytest -n $(WORKERS) -m soak
+
+containerd: $(INSTALLED) ## the NRI plugin with a real containerd (root, debootstrap, 400 MB in /var/tmp)
+	[ -e $(CONTAINERD)/usr/bin/containerd ] || \
+		debootstrap --variant=minbase --include=containerd,runc trixie $(CONTAINERD) >/dev/null
+	EPCGROUP_CONTAINERD=$(CONTAINERD) $(BIN)/pytest -n 0 tests/agent/test_nri_containerd.py
 
 bench: $(INSTALLED) ## how fast the machine is
 	$(BIN)/python -m bench

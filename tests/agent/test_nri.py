@@ -188,6 +188,21 @@ def test_an_update_keeps_the_limit(node, nri):
     assert updates(peer.call("UpdateContainer", pb((1, rt.pod(WEB)), (2, right), (3, other)))) == {"c2": LIMIT}
 
 
+def test_an_update_of_a_runtime_that_does_not_say_the_spec_keeps_the_limit_without_a_word(node, nri):
+    node.pod("web", container("app", "10Mi"))
+    one = nri(mode="enforce")
+    peer = one.runtime.accept()
+    peer.handshake()
+    silent = pb((1, rt.pod(WEB)), (2, rt.container("c1", WEB)))
+    create(peer, rt.pod(WEB), rt.container("c1", WEB))
+    assert len(one.said("default/web/app")) == 1
+    assert updates(peer.call("UpdateContainer", silent)) == {"c1": LIMIT}
+    assert len(one.said("default/web/app")) == 1
+    peer.call("StateChange", pb((1, 11), (2, rt.pod(WEB)), (3, rt.container("c1", WEB))))
+    assert updates(peer.call("UpdateContainer", silent)) == {"c1": LIMIT}
+    assert one.said("default/web/app")[1].endswith("claim sgx.intel.com/epc; its spec is not known")
+
+
 def test_a_limit_that_changes_goes_into_the_spec_too(node, nri):
     pod = node.pod("web", container("app", "10Mi"), annotations={})
     identity = pod.containers["app"].rpartition("-")[2].removesuffix(".scope")

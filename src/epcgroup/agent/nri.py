@@ -69,7 +69,7 @@ class Plugin:
         """Nothing is known of a new connection."""
         self.connected = False  # whether the runtime has registered us
         self._runtime = "the runtime"
-        self._specs: dict[str, str] = {}  # container id -> misc.max in the runtime's spec, as far as it told
+        self._specs: dict[str, str] = {}  # container id -> misc.max in the runtime's spec; empty: not known
         self._synchronized = False
         self._pieces = NRI["SynchronizeRequest"]()  # of a Synchronize that has not ended
         self._calls: dict[int, tuple[str, float, dict[str, str]]] = {}  # stream -> method, deadline, new specs
@@ -249,9 +249,11 @@ class Plugin:
         pods = {pod.id: pod for pod in self._pieces.pods}
         updates = []
         for container in self._pieces.containers:
-            self._specs[container.id] = self._spec(container)
-            if container.pod_sandbox_id in pods:
-                updates += self._updates(pods[container.pod_sandbox_id], container)
+            spec = self._specs[container.id] = _told(container)
+            pod = pods.get(container.pod_sandbox_id)
+            line = self._wanted(pod, container, "gets", spec) if pod is not None else None
+            if line is not None and line != spec:
+                updates.append(_update(container.id, line))
         corrected = f"{len(updates)} limits corrected" if updates else "no limit to correct"
         self._say(f"nri: in step with {self._runtime}: {len(self._pieces.containers)} containers, {corrected}")
         self._synchronized = True
@@ -260,11 +262,12 @@ class Plugin:
 
     def _create(self, payload: bytes) -> Any:
         request = NRI["CreateContainerRequest"].FromString(payload)
-        self._specs[request.container.id] = self._spec(request.container)
-        line = self._wanted(request.pod, request.container, "starts with")
-        if line is None:
+        # Without a line in its spec a new group has no limit.
+        spec = _told(request.container) or self._agent.tree.max_line(UNLIMITED)
+        self._specs[request.container.id] = spec
+        line = self._wanted(request.pod, request.container, "starts with", spec)
+        if line is None or line == spec:
             return NRI["CreateContainerResponse"]()
-        self._specs[request.container.id] = line
         resources = NRI["LinuxResources"](unified={MAX_MISC: line})
         linux = NRI["LinuxContainerAdjustment"](resources=resources)
         return NRI["CreateContainerResponse"](adjust=NRI["ContainerAdjustment"](linux=linux))
@@ -272,10 +275,13 @@ class Plugin:
     def _update(self, payload: bytes) -> Any:
         """The runtime is about to write the container's resources; our limit goes with them."""
         request = NRI["UpdateContainerRequest"].FromString(payload)
-        if MAX_MISC in request.linux_resources.unified:
-            request.container.linux.resources.unified[MAX_MISC] = request.linux_resources.unified[MAX_MISC]
-        self._specs[request.container.id] = self._spec(request.container)
-        return NRI["UpdateContainerResponse"](update=self._updates(request.pod, request.container))
+        told = request.linux_resources.unified.get(MAX_MISC) or _told(request.container)
+        spec = told or self._specs.get(request.container.id, "")
+        self._specs[request.container.id] = spec
+        line = self._wanted(request.pod, request.container, "gets", spec)
+        if line is None or line == told:
+            return NRI["UpdateContainerResponse"]()
+        return NRI["UpdateContainerResponse"](update=[_update(request.container.id, line)])
 
     def _state_change(self, payload: bytes) -> Any:
         change = NRI["StateChangeEvent"].FromString(payload)
@@ -289,37 +295,31 @@ class Plugin:
 
     # ---- limits
 
-    def _spec(self, container: Any) -> str:
-        """misc.max in the container's OCI spec; without one a new group has none."""
-        return container.linux.resources.unified.get(MAX_MISC) or self._agent.tree.max_line(UNLIMITED)
-
-    def _updates(self, pod: Any, container: Any) -> list[Any]:
-        """The update that the container needs, if any."""
-        line = self._wanted(pod, container, "gets")
-        if line is None:
-            return []
-        self._specs[container.id] = line
-        return [_update(container.id, line)]
-
-    def _wanted(self, pod: Any, container: Any, verb: str) -> str | None:
-        """The line for misc.max when the spec has another one and it is to be set."""
+    def _wanted(self, pod: Any, container: Any, verb: str, spec: str) -> str | None:
+        """The line for misc.max that its spec shall have, noted as its own; None when it is left alone."""
         name = container.labels.get("io.kubernetes.container.name") or container.name
         limit = self._agent.limit_of(pod.uid, name, pod.annotations)
         mode = self._agent.rules.mode_of(pod.namespace)
         if limit is None or mode == "observe":
             return None
-        line, spec = self._agent.tree.max_line(limit.bytes), self._spec(container)
+        line = self._agent.tree.max_line(limit.bytes)
         if line == spec:
-            return None
+            return line
         what = f"{pod.namespace}/{pod.name}/{name}"
         obstacle = self._agent.obstacle()
         if obstacle or mode == "warn" or self._agent.dry_run:
             why = obstacle or ("mode warn" if mode == "warn" else "dry run")
-            self._say(f"nri: {what} keeps {spec}, not {line} ({limit.reason}): {why}")
+            self._say(f"nri: {what} does not get {line} ({limit.reason}): {why}")
             return None
+        self._specs[container.id] = line
         self._agent.totals.writes["nri", "set"] += 1
-        self._say(f"nri: {what} {verb} {line}: {limit.reason}; its spec said {spec}")
+        self._say(f"nri: {what} {verb} {line}: {limit.reason}; its spec {f'said {spec}' if spec else 'is not known'}")
         return line
+
+
+def _told(container: Any) -> str:
+    """misc.max in the container's OCI spec; empty when there is none, or the runtime (containerd 1.7) does not say."""
+    return str(container.linux.resources.unified.get(MAX_MISC, ""))
 
 
 def _update(identity: str, line: str) -> Any:
