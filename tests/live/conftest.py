@@ -166,7 +166,7 @@ class Live:
         return self.daemon.pool.used_pages()
 
     def counters(self, name: str) -> dict[str, int]:
-        return self.daemon.counters(self.path(name))
+        return self.daemon.groups.counters(self.path(name))
 
     def assert_empty(self) -> None:
         """Every page and every charge has come back."""

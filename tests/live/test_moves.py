@@ -41,12 +41,12 @@ def test_what_a_moved_process_faults_in_later_is_charged_where_it_is(
     client.tell("10 50")
     assert client.line() == "touched"
     assert pages_in(node, old) == 22 and pages_in(node, new) == 30
-    assert node.daemon.counters(old)["added"] == 20 and node.daemon.counters(new)["added"] == 30
+    assert node.daemon.groups.counters(old)["added"] == 20 and node.daemon.groups.counters(new)["added"] == 30
     assert node.daemon.status()["enclaves"][0]["group"] == new
     client.tell()
     assert client.ended() == 0
     node.settle()
-    assert node.daemon.counters(old)["added"] == 20 and node.daemon.counters(new)["added"] == 30
+    assert node.daemon.groups.counters(old)["added"] == 20 and node.daemon.groups.counters(new)["added"] == 30
 
 
 def test_the_limit_of_the_new_group_holds_and_the_old_ones_pages_stay(
@@ -109,9 +109,7 @@ def test_a_group_that_is_removed_under_its_charges_goes_when_they_do(
     assert pages_in(node, node.path("/pod")) == 0
 
 
-def test_a_process_whose_group_cannot_be_made_goes_on_where_it_was(
-    live: Boot, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_whose_group_cannot_be_made_goes_on_where_it_was(live: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
     from epcgroup import machine
 
     node = live(256)
@@ -151,7 +149,7 @@ def test_a_group_made_again_has_nothing_of_the_one_before(live: Boot) -> None:
 
 def test_groups_that_come_and_go_do_not_pile_up(live: Boot) -> None:
     """A host whose containers all have groups of their own, and where nobody asks for the status."""
-    from epcgroup.live.daemon import PRUNE_AFTER
+    from epcgroup.live.groups import PRUNE_AFTER
 
     node = live(64)
     pod = node.group("/pod")

@@ -41,7 +41,7 @@ def test_memory_four_times_the_pool_keeps_what_is_written(live: Boot, pageout: b
     client = node.client(FILL_AND_CHECK, "512", "2000")
     assert client.line() == "2000"
     assert client.ended() == 0
-    done = node.daemon.counters("/")
+    done = node.daemon.groups.counters("/")
     assert done["loads"] > 1000 and done["write_outs"] > 1000
     assert done["soft_faults"] > 0
 

@@ -204,7 +204,7 @@ def test_only_the_group_and_those_below_it_are_recorded_each_enclave_by_its_numb
         assert client.line() == "ready"
         client.tell("1 2 3 1")
         assert client.line() == "done"
-    numbers = {area.number: client.group for area, client in areas_of(node)}
+    numbers = {area.number: node.daemon.groups.of(area) for area, _ in areas_of(node)}
     for client in clients:
         client.tell()
         assert client.ended() == 0
@@ -372,9 +372,7 @@ def test_pages_of_several_enclaves_stand_one_behind_the_other_with_a_thread_each
 ) -> None:
     assert command(directory, "up", "--epc", "1Mi").returncode == 0
     trace = tmp_path / "two.csv"
-    done = command(
-        directory, "record", "-o", str(trace), "--every-switch=2", "--", sys.executable, "-c", PRELUDE + TWO
-    )
+    done = command(directory, "record", "-o", str(trace), "--every-switch=2", "--", sys.executable, "-c", PRELUDE + TWO)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[1] == f"epcgroup: {trace}: 20 page accesses, 20 pages of 2 enclaves"
     pages = [3 * page % 10 for page in range(10)]

@@ -82,8 +82,7 @@ def test_a_poisoned_page_that_is_written_out_stays_poisoned(live: Boot) -> None:
     """The client catches the SIGBUS of page 0, and the machine reclaims the page as any other."""
     node = live(128)
     client = node.client(
-        READS_PAGE_0.replace("say(m[0])\nhear()", "child()")
-        .replace(
+        READS_PAGE_0.replace("say(m[0])\nhear()", "child()").replace(
             "fill(1)",
             """
 def child():

@@ -21,28 +21,28 @@ import socket
 import struct
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 from epcgroup import interface
-from epcgroup.errors import InputError, MachineError
+from epcgroup.errors import InputError
 from epcgroup.live import cgroups, uffd, wire
 from epcgroup.live.faults import Faults
-from epcgroup.live.pager import COUNTERS, IN_POOL, NEW, Area, Pager, Revoked
+from epcgroup.live.groups import Groups
+from epcgroup.live.pager import IN_POOL, NEW, Area, Pager, Revoked
 from epcgroup.live.pool import Pool, pages_of_file
 from epcgroup.live.recording import Recording, Watch
 from epcgroup.live.supervisor import Supervisor
 from epcgroup.live.watch import Watchdog
-from epcgroup.machine import ENCLAVE_COUNTERS, MAX_ENCLAVE_PAGES, Machine, Section
+from epcgroup.machine import MAX_ENCLAVE_PAGES, Machine, Section
 from epcgroup.units import PAGE_SIZE
 
 Series = Literal["mainline", "v2", "v17"]
 
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
-PRUNE_AFTER = 256  # groups made, those are looked for that the host has removed
 MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
 FOLLOW_SECONDS = 0.25  # a process that has moved to another cgroup is charged there after this time at most
 WATCH_SECONDS = 2.0  # between two looks for faults without an answer
@@ -56,11 +56,9 @@ class Client:
     pid: int
     uid: int
     pidfd: int
-    group: str = ""
     area: Area | None = None
     attached: bool = False
     lifeline: int = -1  # the end whose closing is SIGBUS
-    counted: dict[str, int] = field(default_factory=dict)  # of the area's counters, in the counters of groups
     ended: bool = False  # to be released at the end of the turn
     revoked: bool = False
     recording: Recording | None = None
@@ -91,19 +89,14 @@ class Daemon:
         self.strict = strict
         self.turns = 0
         self.stopped = False
-        self._inodes: dict[str, int | None] = {}  # by group: which directory of that name it is
-        self._prune_at = PRUNE_AFTER
-        self._done: dict[str, dict[str, int]] = {}  # counters by group
         self.revoked = 0
         self.dropped = 0  # clients that broke the protocol
-        self._ceiling: dict[str, int] = {}  # strict: usage may not be above
         self._next = 1
         self._lock = self._take_place()
-        # Of the kernel itself: a tree mounted over a part of it would ask us.
-        self._cgroup2 = -1 if cgroups.mount_point() is None else uffd.new_mount(b"cgroup2")
         self._device = os.open(uffd.DEVICE, os.O_RDWR | os.O_CLOEXEC)
         self._spare = os.dup(self._device)  # a descriptor to do without when there is none
         self.machine = Machine([Section(0, epc_bytes // PAGE_SIZE)], series, tracing="ages")
+        self.groups = Groups(self.machine)
         self.pool = Pool(epc_bytes // PAGE_SIZE)
         self.pager = Pager(self.pool, pageout=pageout)
         self.faults = Faults(self.machine, self.pager, lambda area: self._revoke(self._by_area[area.id]))
@@ -166,8 +159,7 @@ class Daemon:
         self.pool.close()
         os.close(self._device)
         os.close(self._spare)
-        if self._cgroup2 >= 0:
-            os.close(self._cgroup2)
+        self.groups.close()
         os.close(self._lock)
 
     # ---- the loop ----------------------------------------------------------------------------------
@@ -331,10 +323,10 @@ class Daemon:
                     client.shows_files = True
                 for word in os.fsdecode(packet.text).split("\0"):
                     if word[:1] in ("-", "+") and word[1:] in self.machine.cgroups:
-                        self._drop_group(word[1:])
+                        self.groups.drop(word[1:])
                     if word[:1] in ("=", "+"):
                         cgroups.check_path(word[1:])
-                        self._make_group(word[1:])
+                        self.groups.make(word[1:])
                 return wire.Packet(wire.GROUPS, a=self.machine.refusals)
             case wire.STOP:
                 self._root(client)
@@ -364,7 +356,7 @@ class Daemon:
         nr_pages = 1 << (-(-size // PAGE_SIZE) - 1).bit_length()
         group = cgroups.path_of(client.pid)
         signal.pidfd_send_signal(client.pidfd, 0)  # the number was still its own
-        self._make_group(group)
+        self.groups.make(group)
         number, self._next = self._next, self._next + 1
         name = f"{client.pid}.{number}"
         area = self.pager.new_area(name, number, nr_pages)
@@ -384,7 +376,8 @@ class Daemon:
         if self.machine.series != "v2" and not to_be_built:
             self.machine.init(name)
         _, theirs, client.lifeline, area.pidfd, file, device = opened
-        client.group, client.area, client.counted = group, area, {}
+        client.area = area
+        self.groups.join(area, client.pid, group)
         self._by_area[name] = client
         for recording in self._recordings:
             self._watch(client, recording)
@@ -458,7 +451,7 @@ class Daemon:
         area = client.area
         if area is None or client.ended:
             return
-        if not recording.covers(client.group):
+        if not recording.covers(self.groups.of(area)):
             area.watches.pop(recording, None)
         elif recording not in area.watches:
             try:
@@ -524,7 +517,7 @@ class Daemon:
         area = client.area
         assert area is not None
         self.faults.carry_out()
-        self._count(client)
+        self.groups.leave(area)
         self.machine.close(area.id)
         if client.revoked:
             os.close(client.lifeline)
@@ -556,14 +549,6 @@ class Daemon:
             del self._ghost_uffds[ghost.uffd]
         ghost.close()
 
-    def _count(self, client: Client) -> None:
-        """Add what the client's enclave has done since the last time to its group's counters."""
-        assert client.area is not None
-        totals = self._done.setdefault(client.group, dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0))
-        for name, count in self._counters_of(client.area).items():
-            totals[name] += count - client.counted.get(name, 0)
-            client.counted[name] = count
-
     # ---- audit -------------------------------------------------------------------------------------
 
     def _find_difference(self) -> bool:
@@ -579,25 +564,17 @@ class Daemon:
         return found
 
     def _assert_exact(self) -> None:
-        m = self.machine
         assert self.pager.in_pool == sum(area.in_pool for area in self.pager.areas.values())
         for name, client in self._by_area.items():
             area = client.area
             assert area is not None
             assert area.in_pool == sum(bytes(area.state).count(state) for state in IN_POOL)
             mine = area.in_pool + len(area.staged)
-            resident = m.resident_pages(name)
+            resident = self.machine.resident_pages(name)
             assert mine <= resident <= mine + area.nr_poisoned, f"{name}: {mine} pages, the machine says {resident}"
-        for path in m.cgroups:
-            usage, limit = m.usage_bytes(path), m.limit_bytes(path)
-            if limit is None:
-                self._ceiling.pop(path, None)
-                continue
-            # A limit below usage frees nothing by itself; but from then on usage only falls.
-            ceiling = self._ceiling[path] = max(limit, min(usage, self._ceiling.get(path, usage)))
-            assert usage <= ceiling, f"{path} uses {usage}, may use {ceiling}"
+        self.groups.assert_within_limits()
 
-    # ---- groups, files, status ---------------------------------------------------------------------
+    # ---- files, status -----------------------------------------------------------------------------
 
     def _look_around(self) -> None:
         """What nobody tells us, now and then: who has moved to another cgroup, and faults without an answer."""
@@ -612,92 +589,21 @@ class Daemon:
             self.watchdog.look(self.faults.waiting)
 
     def follow(self) -> None:
-        """From now on a process is charged where it is; what was charged before stays where it was."""
-        for name, client in self._by_area.items():
-            try:
-                group = cgroups.path_of(client.pid)
-                if group == client.group:
-                    continue
-                self._make_group(group)
-            except OSError:  # it has gone, or there are too many groups
-                continue
-            self._count(client)
-            self.machine.migrate(name, group)
-            client.group = group
+        """Who has moved to another cgroup is charged there, and watched by the recordings of that group."""
+        for name in self.groups.follow():
             for recording in self._recordings:
-                self._watch(client, recording)
-
-    def _make_group(self, path: str) -> None:
-        """Make a group and those above it, as far as they are not there."""
-        names = [name for name in path.split("/") if name]
-        paths = ["/" + "/".join(names[: n + 1]) for n in range(len(names))]
-        inodes = {at: cgroups.inode_of(self._cgroup2, at) for at in paths}
-        # The host has removed one, and made another of the same name; or many have come, and who knows how many gone.
-        replaced = any(at in self._inodes and self._inodes[at] != inode for at, inode in inodes.items())
-        if replaced or len(self.machine.cgroups) >= self._prune_at:
-            self.prune()
-            self._prune_at = 2 * len(self.machine.cgroups) + PRUNE_AFTER
-        for at, inode in inodes.items():
-            if at not in self.machine.cgroups:
-                self.machine.mkdir(at)
-                self._inodes[at] = inode
-                # A removed group of the same name may have had a ceiling.
-                self._ceiling.pop(at, None)
-
-    def _drop_group(self, path: str) -> None:
-        """The controller is taken from a group and all below; who is in one is charged in the parent, or, at its next
-        `follow`, in a new group of the same path."""
-        parent = path.rpartition("/")[0] or "/"
-        for at in sorted(self.machine.cgroups, reverse=True):
-            if at == path or at.startswith(f"{path}/"):
-                self.machine.disable(at)
-                self._done.pop(at, None)
-        for client in self._by_area.values():
-            if client.group == path or client.group.startswith(f"{path}/"):
-                client.group = parent
-
-    def prune(self) -> None:
-        """Forget groups that the host no longer has and nobody is in."""
-        if self._cgroup2 < 0:
-            return
-        for path in sorted(self.machine.cgroups, reverse=True):
-            inode = cgroups.inode_of(self._cgroup2, path)
-            if path == "/" or (inode is not None and inode == self._inodes.get(path)):
-                continue
-            try:
-                self.machine.rmdir(path)
-            except MachineError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-                continue
-            self._done.pop(path, None)
-            self._inodes.pop(path, None)
+                self._watch(self._by_area[name], recording)
 
     def write(self, group: str, file: str, text: str) -> None:
-        """Write a misc.* file. A group that the host has but nobody used EPC in yet comes into being. InputError."""
-        cgroups.check_path(group)
+        """Write a misc.* file, and carry out what follows. InputError."""
         self.follow()
-        if cgroups.inode_of(self._cgroup2, group) is not None:
-            self._make_group(group)
-        self._ceiling.pop(group, None)  # the new limit's begins with today's usage
-        self.machine.write(group, file, text)
+        self.groups.write(group, file, text)
         self.faults.carry_out()
-
-    def counters(self, group: str) -> dict[str, int]:
-        """What the enclaves of a group have done, ended ones included: what the pager carried out, and (page_ins,
-        page_outs, page_outs_by_others, faults, grown) what the machine counted."""
-        for client in self._by_area.values():
-            if client.group == group:
-                self._count(client)
-        return dict.fromkeys((*COUNTERS, *ENCLAVE_COUNTERS), 0) | self._done.get(group, {})
-
-    def _counters_of(self, area: Area) -> dict[str, int]:
-        return {**area.counters, **self.machine.enclave_counters(area.id)}
 
     def status(self) -> dict[str, Any]:
         """What `epcgroup status --json` shows. Sizes are bytes."""
         self.follow()
-        self.prune()
+        self.groups.prune()
         m = self.machine
         groups = {}
         for path in sorted(m.cgroups):
@@ -708,13 +614,13 @@ class Daemon:
                 "current": m.usage_bytes(path),
                 "peak": peak,
                 "refused": m.refused_charges(path),
-                **self.counters(path),
+                **self.groups.counters(path),
             }
         enclaves = [
             {
                 "number": client.area.number,
                 "pid": client.pid,
-                "group": client.group,
+                "group": self.groups.of(client.area),
                 "size": client.area.nr_pages * PAGE_SIZE,
                 "in_pool": client.area.in_pool * PAGE_SIZE,
                 **client.area.counters,
