@@ -4,13 +4,15 @@ import os
 import resource
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from epcgroup.live import wire
+from epcgroup.live import daemon, wire
+from epcgroup.live.daemon import MAX_SILENT_OF_ONE
 
 Boot = Callable[..., Any]
 
@@ -86,6 +88,55 @@ def test_one_that_says_nothing_keeps_nobody_waiting(live: Boot) -> None:
     assert node.daemon.dropped >= 200 - 128
     for peer in silent:
         peer.close()
+
+
+SILENT_AS = """
+os.setuid(int(sys.argv[1]))
+silent = []
+for words in iter(hear, "end"):
+    silent += [wire.connect() for _ in range(int(words))]
+    say("connected")
+"""
+
+
+def test_who_says_nothing_too_often_drops_only_what_is_his(live: Boot) -> None:
+    """Neither who is between connect and CREATE nor who serves a tree, though both connected first."""
+    node = live(96)
+    with connect(node) as slow, connect(node) as tree:
+        wire.send(tree, wire.Packet(wire.GROUPS, text=b"=/\0"))
+        assert answer(node, tree) is not None
+        crowd = node.client(SILENT_AS, "65534")
+        for _ in range(3):
+            crowd.tell("50")
+            assert crowd.line() == "connected"
+        node.until(lambda: node.daemon.dropped == 150 - MAX_SILENT_OF_ONE)
+        wire.send(slow, wire.Packet(wire.CREATE, a=4096))
+        created = answer(node, slow)
+        assert created is not None and created.errno == 0
+        for fd in created.fds:
+            os.close(fd)
+        wire.send(tree, wire.Packet(wire.GROUPS))
+        assert answer(node, tree) is not None
+        crowd.tell("end")
+        assert crowd.ended() == 0
+        assert node.daemon.dropped == 150 - MAX_SILENT_OF_ONE
+
+
+def test_when_all_users_together_say_nothing_too_often_the_one_with_most_loses(
+    live: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = live(96)
+    monkeypatch.setattr(daemon, "MAX_SILENT", 60)
+    first, most, last = (node.client(SILENT_AS, uid) for uid in ("65531", "65532", "65533"))
+    for crowd, count in ((first, 10), (most, 50), (last, 10)):
+        crowd.tell(str(count))
+        assert crowd.line() == "connected"
+    node.until(lambda: node.daemon.dropped == 10)
+    uids = Counter(client.uid for client in node.daemon._clients.values())
+    assert uids == {65531: 10, 65532: 40, 65533: 10}
+    for crowd in (first, most, last):
+        crowd.tell("end")
+        assert crowd.ended() == 0
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """A process that moves to another cgroup is charged there from then on; groups come and go under living enclaves."""
 
+import errno
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import command
 
-from epcgroup.live import cgroups, daemon
+from epcgroup.live import cgroups, daemon, wire
 from epcgroup.units import PAGE_SIZE
 
 Boot = Callable[..., Any]
@@ -18,6 +24,14 @@ with Enclave(128 * PAGE) as enclave:
         for page in range(first, last):
             m[page * PAGE] = 1
         say("touched")
+"""
+
+
+INSIDE = """
+from epcgroup.live.client import Enclave
+
+with Enclave(4096):
+    print("made")
 """
 
 
@@ -160,3 +174,51 @@ def test_groups_that_come_and_go_do_not_pile_up(live: Boot) -> None:
         folder.rmdir()
     assert len(node.machine.cgroups) <= PRUNE_AFTER + 2 * 3  # three are there
     assert f"{pod.path}/{2 * PRUNE_AFTER - 1}" in node.machine.cgroups
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("0::/\n", "/"),
+        ("9:name=systemd:/a\n4:memory:/b\n0::/pod1/c\n", "/pod1/c"),
+        ("0::/pod1 (deleted)\n", "/pod1"),
+        ("0::/..pod\n", "/..pod"),
+        ("4:memory:/b\n", "/"),
+        ("", "/"),
+    ],
+)
+def test_the_cgroup2_path_is_the_one_of_hierarchy_0(text: str, path: str) -> None:
+    assert cgroups.path_in(text) == path
+
+
+@pytest.mark.parametrize("path", ["/..", "/../pod1", "/../../pod1 (deleted)"])
+def test_a_path_out_of_the_cgroup_namespace_is_einval(path: str) -> None:
+    with pytest.raises(OSError) as refusal:
+        cgroups.path_in(f"0::{path}\n")
+    assert refusal.value.errno == errno.EINVAL
+
+
+def test_a_daemon_makes_no_enclave_for_one_outside_of_its_cgroup_namespace(directory: Path) -> None:
+    if cgroups.mount_point() is None:
+        pytest.skip("no cgroup2 is mounted")
+    group = cgroups.Group(f"/epcgroup-test-{os.getpid()}-inside")
+
+    def run_in_it(*argv: str) -> str:
+        environment = {**os.environ, "EPCGROUP_RUN": str(directory)}
+        ran = subprocess.run(
+            argv, preexec_fn=group.enter, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return ran.stdout
+
+    try:
+        run_in_it("unshare", "--cgroup", sys.executable, "-m", "epcgroup", "up", "--epc", "1Mi")
+        with wire.connect(str(directory)) as daemon:
+            with pytest.raises(OSError) as refusal:
+                wire.ask(daemon, wire.Packet(wire.CREATE, a=PAGE_SIZE))
+            assert refusal.value.errno == errno.EINVAL
+            status = wire.status_of(wire.ask(daemon, wire.Packet(wire.STATUS)))
+        assert list(status["groups"]) == ["/"] and status["enclaves"] == []
+        assert run_in_it(sys.executable, "-c", INSIDE) == "made\n"
+    finally:
+        command(directory, "down")
+        group.close()

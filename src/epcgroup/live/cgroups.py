@@ -36,10 +36,19 @@ def unescaped(text: str) -> Path:
 
 
 def path_of(pid: int) -> str:
-    """The cgroup2 path of a process, "/" on a host without; OSError when it has gone."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines():
+    """The cgroup2 path of a process, "/" on a host without; OSError when it has gone, or see `path_in`."""
+    return path_in(os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes()))
+
+
+def path_in(text: str) -> str:
+    """The cgroup2 path in a /proc/PID/cgroup. EINVAL when it is beside or above our cgroup namespace: "/../pod1" is
+    no group that we can see."""
+    for line in text.splitlines():
         if line.startswith("0::"):
-            return line[3:].removesuffix(" (deleted)")
+            path = line[3:].removesuffix(" (deleted)")
+            if ".." in path.split("/"):
+                raise OSError(errno.EINVAL, "in a cgroup outside of the daemon's cgroup namespace", path)
+            return path
     return "/"
 
 

@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -43,7 +44,8 @@ Series = Literal["mainline", "v2", "v17"]
 
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
-MAX_SILENT = 128  # connections without an enclave; the oldest of more is dropped
+MAX_SILENT_OF_ONE = 128  # connections of a user without an enclave; the oldest of more is dropped
+MAX_SILENT = 1024  # of all users: with two descriptors each half of the 4,096 that a kernel allows a process by default
 FOLLOW_SECONDS = 0.25  # a process that has moved to another cgroup is charged there after this time at most
 WATCH_SECONDS = 2.0  # between two looks for faults without an answer
 
@@ -63,6 +65,11 @@ class Client:
     revoked: bool = False
     recording: Recording | None = None
     shows_files: bool = False  # it serves a mounted tree
+
+    @property
+    def silent(self) -> bool:
+        """It may yet say what it wants."""
+        return not (self.area or self.recording or self.shows_files or self.ended)
 
 
 class _Ghost(NamedTuple):
@@ -223,7 +230,7 @@ class Daemon:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
                 raise
-            if not self._drop_oldest_silent():
+            if not self._drop_silent():
                 self._hang_up()
             return
         peer.setblocking(False)
@@ -239,8 +246,9 @@ class Daemon:
         self._epoll.register(peer, select.EPOLLIN)
         # A child may hold the connection open after the process that made it.
         self._epoll.register(pidfd, select.EPOLLIN)
-        if sum(c.area is None and c.recording is None for c in self._clients.values()) > MAX_SILENT:
-            self._drop_oldest_silent()
+        silent = Counter(other.uid for other in self._clients.values() if other.silent)
+        if silent[uid] > MAX_SILENT_OF_ONE or silent.total() > MAX_SILENT:
+            self._drop_silent()
 
     def _hang_up(self) -> None:
         """No descriptor is left for who connects: end the connection, else it would be ready for ever."""
@@ -250,13 +258,15 @@ class Daemon:
             self.dropped += 1
         self._spare = os.dup(self._device)
 
-    def _drop_oldest_silent(self) -> bool:
-        for client in self._clients.values():
-            if client.area is None and client.recording is None and not client.ended:
-                self.dropped += 1
-                self._end(client)
-                return True
-        return False
+    def _drop_silent(self) -> bool:
+        """End the oldest silent connection of the user who has most. Is there one?"""
+        silent = [client for client in self._clients.values() if client.silent]
+        if not silent:
+            return False
+        uid = Counter(client.uid for client in silent).most_common(1)[0][0]
+        self.dropped += 1
+        self._end(next(client for client in silent if client.uid == uid))
+        return True
 
     def _hear(self, client: Client) -> None:
         """One packet of a client. Whatever is wrong with it ends this client only."""

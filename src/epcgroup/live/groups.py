@@ -70,7 +70,7 @@ class Groups:
                 if group == member.group:
                     continue
                 self.make(group)
-            except OSError:  # it has gone, or there are too many groups
+            except OSError:  # it has gone, is out of our sight, or there are too many groups
                 continue
             self._count(member)
             self.machine.migrate(name, group)
