@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cgroup_nodes import MIB, cid_of, container, uid_of
+from cgroup_nodes import MIB, Node, cid_of, container, uid_of
 
 pytest.importorskip("google.protobuf", reason="needs protobuf (pip install 'epcgroup[agent]')")
 
 import nri_runtime as rt
 from hypothesis import given
 from hypothesis import strategies as st
-from nri_runtime import Connection, Runtime, inner, misc_max, pb
+from nri_runtime import Connection, Runtime, inner, misc_max, pb, unpb
 
 from epcgroup.agent.config import Nri
 from epcgroup.agent.nri import Plugin
+from epcgroup.agent.policy import Rules
+from epcgroup.agent.reconcile import Reconciler
+from epcgroup.agent.source import KubeletFile
+from epcgroup.agent.tree import Tree
 from epcgroup.agent.ttrpc import Message, Reader, packed
 from epcgroup.errors import InputError
 
@@ -288,15 +292,22 @@ def test_a_plugin_that_answers_late_is_dropped_and_comes_back_into_step(node, nr
     assert updates(answer) == {"c1": LIMIT}
 
 
-def test_a_slow_source_of_pods_does_not_hold_the_turns(node, nri, monkeypatch):
-    """A container's start waits for the source at most as long as a runtime waits for us."""
+def test_a_source_of_pods_that_hangs_holds_no_container_up(node, nri, monkeypatch):
+    """The annotations count meanwhile, and the source is not asked twice at the same time."""
     monkeypatch.setattr("epcgroup.agent.reconcile.PATIENCE", 0.05)
     one = nri(mode="enforce")
     peer = one.runtime.accept()
     peer.handshake()
-    with one.agent.reconciler._looking:
-        said = {"epcgroup.io/limit.app": "10Mi"}
-        assert create(peer, rt.pod(DB, annotations=said), rt.container("c1", DB)) == LIMIT
+    gate, looks = rt.Gate(), []
+    source = one.agent.reconciler._source
+    monkeypatch.setattr(source, "look", lambda: (looks.append(1), gate(), type(source).look(source))[2])
+    said = {"epcgroup.io/limit.app": "10Mi"}
+    for identity in ("c1", "c2"):
+        assert create(peer, rt.pod(DB, annotations=said), rt.container(identity, DB)) == LIMIT
+    assert len(looks) == 1
+    gate.open.set()
+    one.agent.reconciler._asking.join(PATIENCE)
+    assert len(one.agent.look().pods) == 0
 
 
 def test_a_runtime_that_ends_is_waited_for_with_one_line(node, nri):
@@ -411,3 +422,49 @@ def test_more_than_ttrpc_carries_is_not_sent():
         packed(Message(1, 1, 1, bytes((4 << 20) + 1)))
 
 
+
+
+# ---- anything at all
+
+METHODS = ["Configure", "Synchronize", "CreateContainer", "UpdateContainer", "StateChange", "Shutdown", "X"]
+texts = st.text(max_size=8)
+annotated = st.dictionaries(st.sampled_from(["epcgroup.io/limit.app", "epc-limit.nri.io/pod", "x"]), texts)
+asked = st.builds(
+    lambda uid, name, said, ctr, misc, more: pb(
+        (1, rt.pod(uid, name, name, said)), (2, rt.container(ctr, uid, ctr, {"misc.max": misc})), (3, more)
+    ),
+    st.sampled_from([WEB, ""]), texts, annotated, st.sampled_from(["app", ""]), texts, st.integers(0, 1),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asked_plugin(tmp_path_factory):
+    """A plugin without a runtime, and what it says."""
+    folder = tmp_path_factory.mktemp("asked")
+    node = Node(folder / "cgroup")
+    node.pod("web", container("app", "10Mi"))
+    (folder / "pods.json").write_text(node.pod_list())
+    lines: list[str] = []
+    tree, source = Tree(node.root, "sgx_epc"), KubeletFile(folder / "pods.json")
+    looker = Reconciler(tree, source, Rules(mode="enforce"), lines.append)
+    looker.turn()
+    return Plugin(looker, lines.append, Nri(folder / "nri.sock")), lines
+
+
+@given(method=st.sampled_from(METHODS), payload=st.one_of(st.binary(max_size=60), asked))
+def test_any_request_is_answered_or_refused_in_one_line(asked_plugin, method, payload):
+    plugin, lines = asked_plugin
+    lines.clear()
+    request = pb((1, "nri.pkg.api.v1alpha1.Plugin"), (2, method), (3, payload))
+    answer = unpb(plugin._serve(request).SerializeToString())
+    if method == "CreateContainer":
+        assert 1 not in answer  # an error would fail the container
+    assert all(line.isprintable() for line in lines)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_for_a_request_are_answered_or_refused_in_one_line(asked_plugin, data):
+    try:
+        asked_plugin[0]._serve(data)
+    except InputError as refusal:
+        assert str(refusal).isprintable()

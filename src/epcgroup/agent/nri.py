@@ -247,6 +247,7 @@ class Plugin:
         if request.more:
             return NRI["SynchronizeResponse"](more=True)
         pods = {pod.id: pod for pod in self._pieces.pods}
+        self._agent.look_again(pod.uid for pod in self._pieces.pods)
         updates = []
         for container in self._pieces.containers:
             spec = self._specs[container.id] = _told(container)
@@ -265,6 +266,7 @@ class Plugin:
         # Without a line in its spec a new group has no limit.
         spec = _told(request.container) or self._agent.tree.max_line(UNLIMITED)
         self._specs[request.container.id] = spec
+        self._agent.look_again([request.pod.uid])
         line = self._wanted(request.pod, request.container, "starts with", spec)
         if line is None or line == spec:
             return NRI["CreateContainerResponse"]()

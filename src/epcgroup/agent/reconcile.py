@@ -9,7 +9,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from epcgroup.agent.discover import PodGroup, pod_groups
@@ -106,13 +106,13 @@ class Reconciler:
         self._wanted: tuple[Wanted, ...] = ()
         self._by_uid: dict[str, Wanted] = {}
         self._looking = threading.Lock()  # held while the source is asked
+        self._asking: threading.Thread | None = None  # for look_again
         self._capable = False  # whether the node has the resource
 
     def turn(self) -> Snapshot:
         """Look, decide, write. Faults of pods, files and writes are lines; the turn goes on with the others."""
         started = time.perf_counter()
-        with self._looking:
-            pods = self._pods()
+        pods = self._pods_now()
         groups = pod_groups(self.tree, self._once)
         capacity = self.value("/", "misc.capacity")
         seen = self._limits(pods, groups) if capacity else {}
@@ -126,6 +126,10 @@ class Reconciler:
         self._once.next_turn()
         self.totals.count_turn(time.perf_counter() - started)
         return self.snapshot
+
+    def _pods_now(self) -> tuple[Wanted, ...]:
+        with self._looking:
+            return self._pods()
 
     def _pods(self) -> tuple[Wanted, ...]:
         """Limits of the pods that the node should run; worked out anew when the source knows something new."""
@@ -149,19 +153,21 @@ class Reconciler:
                 self._once(line)
         return self._wanted
 
-    def limit_of(self, uid: str, container: str, annotations: Mapping[str, str]) -> Limit | None:
-        """The limit that a container should have which starts now; from any thread.
+    def look_again(self, uids: Iterable[str]) -> None:
+        """Ask the source when it did not know one of these pods, and wait PATIENCE for it; from any thread."""
+        if self._by_uid.keys() >= set(uids):
+            return
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._pods_now, name="source", daemon=True)
+            self._asking.start()
+        self._asking.join(PATIENCE)
 
-        The source is asked again when it did not know the pod in the last turn. Of a pod that it does not know yet
-        only the annotations count, as the container runtime has them.
+    def limit_of(self, uid: str, container: str, annotations: Mapping[str, str]) -> Limit | None:
+        """The limit that a container should have; from any thread.
+
+        Of a pod that the source does not know yet only the annotations count, as the container runtime has them.
         """
         pod = self._by_uid.get(uid)
-        if pod is None and self._looking.acquire(timeout=PATIENCE):
-            try:
-                self._pods()
-            finally:
-                self._looking.release()
-            pod = self._by_uid.get(uid)
         if pod is not None:
             return pod.containers.get(container)
         return said_limit(container, annotations, self.rules, lambda line: self._once(printable(line)))
