@@ -1,5 +1,6 @@
 """`epcgroup agent` as a process: one look, a dry run, the loop with SIGTERM and SIGKILL, and what it does not load."""
 
+import itertools
 import os
 import re
 import signal
@@ -152,11 +153,22 @@ def test_an_agent_that_is_killed_is_followed_by_one_that_knows_as_much(node, con
 def test_it_watches_the_api_server_and_goes_on_when_that_has_gone(node, api, endpoint, config, start, tmp_path):
     web = node.pod("web", container("app", "1Mi"))
     api.pods.put(node.items[0])
+    api.nodes.put({"metadata": {"name": "node-1"}, "status": {"capacity": {}}})
     server = f'{{url = "{api.url}", token_file = "{endpoint.token_file}", ca_file = "{endpoint.ca_file}"}}'
-    file = config('mode = "enforce"', "source.api_server = true", 'node = "node-1"', f"api_server = {server}")
+    own = ("source.api_server = true", f"api_server = {server}", "events = true", "advertise = {}")
+    file = config('mode = "enforce"', 'node = "node-1"', *own)
     file.write_text("\n".join(line for line in file.read_text().splitlines() if "kubelet_file" not in line))
     process = start(file)
     wait_for(lambda: web.limit("app") == str(MIB))
+    wait_for(lambda: api.nodes.objects["", "node-1"]["status"]["capacity"] == {"sgx.intel.com/epc": "134217728"})
+    hits = itertools.count(1)
+
+    def hit_until_it_is_said() -> bool:
+        for name in ("misc.events.local", "misc.events"):  # the kernel's order
+            node.write(web.path, name, f"sgx_epc.max {next(hits)}")
+        return bool(api.events.objects)
+
+    wait_for(hit_until_it_is_said)
     late = node.pod("late", container("app", "2Mi"))
     api.pods.put(node.items[1])
     wait_for(lambda: late.limit("app") == str(2 * MIB))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epcgroup.agent.advertise import Advertise
 from epcgroup.agent.config import DevicePlugins, Nri, load
 from epcgroup.agent.endpoint import Endpoint
 from epcgroup.agent.kube import ApiPods, Kubelet
@@ -105,6 +106,16 @@ def test_elsewhere_the_file_says_who_and_with_what(tmp_path):
     assert config.source == Kubelet(Endpoint("http://127.0.0.1:10255"))
 
 
+def test_what_is_told_to_the_api_server(tmp_path):
+    url = 'api_server.url = "http://127.0.0.1:8001"\n'
+    config = loaded(tmp_path, SOURCE + 'node = "n"\nmode = "warn"\nevents = true\n' + url + "[advertise]")
+    assert (config.advertise, config.events) == (Advertise("sgx.intel.com/epc", "warn"), True)
+    assert config.api_server == Endpoint("http://127.0.0.1:8001")
+    config = loaded(tmp_path, SOURCE + url + 'node = "n"\nadvertise.mode = "enforce"')
+    assert (config.advertise, config.events) == (Advertise("sgx.intel.com/epc", "enforce"), False)
+    assert loaded(tmp_path, SOURCE + "events = false").api_server is None
+
+
 def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
     assert loaded(tmp_path, SOURCE + 'listen = "[::1]:9445"').listen == ("::1", 9445)
 
@@ -150,6 +161,13 @@ def test_an_address_of_ipv6_stands_in_brackets(tmp_path):
         ("source.kubelet = true", "source.kubelet: True is not a text"),
         ('source.kubelet = "https://a"\nkubelet.insecure = 1', "kubelet.insecure: 1 is neither true nor false"),
         ('source.kubelet = "http://a"\nkubelet.insecure = true', "kubelet.insecure: is for https; http://a is read"),
+        (SOURCE + "events = true", 'events: needs node, as in node = "$NODE_NAME"'),
+        (SOURCE + "[advertise]", 'advertise: needs node, as in node = "$NODE_NAME"'),
+        (SOURCE + 'node = "n"\n[advertise]', "api_server.url: is needed outside of a cluster"),
+        (SOURCE + "advertise = true", "advertise: True is not a table"),
+        (SOURCE + 'advertise.resource = "cpu"', "advertise.resource: 'cpu' is no EPC resource; allowed: sgx.intel"),
+        (SOURCE + 'advertise.resource = "alibabacloud.com/sgx_epc_MiB"', "advertise.resource: alibabacloud.com/sgx_"),
+        (SOURCE + 'advertise.mode = "on"', "advertise.mode: 'on' is no mode"),
         (SOURCE + 'node = "$NODE_NAME"', "node: the environment has no 'NODE_NAME'"),
         ("[", "not TOML: "),
         (b"\xff", "not TOML: "),
@@ -180,7 +198,7 @@ keys = st.sampled_from(
     ["mode", "namespaces", "annotations", "unclaimed_limit", "interval", "node", "source", "source.manifests",
      "cgroup_root", "enable_misc", "resource", "reserve", "listen", "nri", "nri.index",
      "device_plugin", "device_plugin.enclave", "source.api_server", "source.kubelet", "api_server",
-     "api_server.url", "kubelet", "x"]
+     "api_server.url", "kubelet", "advertise", "advertise.mode", "events", "x"]
 )  # fmt: skip
 
 

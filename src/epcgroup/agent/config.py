@@ -16,9 +16,11 @@ from epcgroup.agent.policy import MODES, Mode, Rules
 from epcgroup.agent.source import KubeletFile, Manifests, Source
 from epcgroup.errors import InputError, nearest
 from epcgroup.interface import EPC
+from epcgroup.manifest.kubernetes import EPC_RESOURCE, SIZES
 from epcgroup.units import parse_bytes, parse_duration, quoted
 
 if TYPE_CHECKING:
+    from epcgroup.agent.advertise import Advertise
     from epcgroup.agent.endpoint import Endpoint
 
 KEYS = (
@@ -31,6 +33,8 @@ KEYS = (
     "source",
     "api_server",
     "kubelet",
+    "advertise",
+    "events",
     "cgroup_root",
     "enable_misc",
     "resource",
@@ -45,6 +49,7 @@ DEVICE_PLUGIN_KEYS = (*DEVICES, "folder", "devices")
 MOST_DEVICES = 10_000  # all stand in each message to kubelet
 SOURCES = ("api_server", "kubelet", "manifests", "kubelet_file")
 API_SERVER = ("url", "token_file", "ca_file")
+ADVERTISE = ("resource", "mode")
 KUBELET = ("token_file", "ca_file", "insecure")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod has its token and the cluster's CA
 MAX_FILE_BYTES = 1 << 20
@@ -86,6 +91,9 @@ class Config:
     listen: tuple[str, int] | None = None  # None: no metrics
     nri: Nri | None = None  # None: no NRI plugin
     device_plugin: DevicePlugins | None = None  # None: no device plugin
+    api_server: "Endpoint | None" = None  # None: nothing asks for it
+    advertise: "Advertise | None" = None  # None: the node's status is left alone
+    events: bool = False  # Kubernetes Events of pods
 
 
 def load(file: Path) -> Config:
@@ -113,6 +121,9 @@ class _Reader:
 
     def config(self) -> Config:
         reserve = self._values.get("reserve", 0)
+        advertise, events = self._advertise(), self._switch("events", False)
+        for key in ["advertise"] * (advertise is not None) + ["events"] * events:
+            self._needed_node(key)
         unclaimed = self._values.get("unclaimed_limit")
         return Config(
             source=self._source(),
@@ -131,6 +142,9 @@ class _Reader:
             resource=resource(self._text("resource") or EPC, where=self._file, key="resource"),
             reserve_bytes=self._bytes(reserve, "reserve"),
             listen=self._listen(),
+            api_server=self._api_server() if advertise is not None or events else None,
+            advertise=advertise,
+            events=events,
             nri=self._nri() if "nri" in self._values else None,
             device_plugin=self._device_plugins() if "device_plugin" in self._values else None,
         )
@@ -170,6 +184,20 @@ class _Reader:
             url = self._checked_text(table["url"], "api_server.url")
         account = ACCOUNT if inside else None
         return self._endpoint("api_server", "api_server.url", url, table, account)
+
+    def _advertise(self) -> "Advertise | None":
+        if "advertise" not in self._values:
+            return None
+        from epcgroup.agent.advertise import Advertise
+
+        table = self._table("advertise")
+        self._check(table, ADVERTISE, "advertise.")
+        name = self._checked_text(table.get("resource", EPC_RESOURCE), "advertise.resource")
+        if name not in SIZES:
+            raise self._fault("advertise.resource", f"{quoted(name)} is no EPC resource{nearest(name[:60], SIZES)}")
+        if SIZES[name] != 1:
+            raise self._fault("advertise.resource", f"{name} counts devices of 1 MiB, which a device plugin offers")
+        return Advertise(name, self._mode(table.get("mode", self._values.get("mode", "observe")), "advertise.mode"))
 
     def _kubelet(self, url: str) -> "Endpoint":
         table = self._table("kubelet")
@@ -257,9 +285,7 @@ class _Reader:
             for key in ("folder", "devices")
             if key in table
         }
-        return DevicePlugins(
-            counts, folders.get("folder") or usual.folder, folders.get("devices") or usual.devices
-        )
+        return DevicePlugins(counts, folders.get("folder") or usual.folder, folders.get("devices") or usual.devices)
 
     def _mode(self, value: Any, key: str) -> Mode:
         for mode in MODES:

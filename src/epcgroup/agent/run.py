@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from epcgroup.agent import recommend
 from epcgroup.agent.claims import account
 from epcgroup.agent.config import Config, DevicePlugins, Nri
-from epcgroup.agent.reconcile import Reconciler, Snapshot
+from epcgroup.agent.reconcile import Once, Reconciler, Snapshot
 from epcgroup.agent.tree import MOUNTS, Tree, find_root
 from epcgroup.errors import InputError
 from epcgroup.units import format_bytes
 
 if TYPE_CHECKING:
     from epcgroup.agent.nri import Plugin
+    from epcgroup.agent.outbox import Outbox
 
 Say = Callable[[str], None]
 
@@ -50,13 +51,48 @@ def run(config: Config, say: Say, *, dry_run: bool = False) -> None:
             _device_plugin(config.device_plugin, say, stack)
         if config.listen is not None:
             _serve(config, agent, nri, say, stack)
+        outbox = _outbox(config, agent, say, dry_run, stack)
         say(f"agent: {agent.tree.shown('/')}, {config.resource}, mode {_modes(config)}, every {config.interval:g} s")
         while not stop.is_set():
             turn = agent.turn()
             if nri is not None:
                 nri.offer(turn)
+            if outbox is not None:
+                outbox.tell(turn)
             stop.wait(config.interval)
         say("agent: stopped")
+
+
+def look_once(config: Config, say: Say, *, dry_run: bool = False) -> tuple[Reconciler, Snapshot]:
+    """One turn, told to the API server before it returns."""
+    agent = reconciler(config, say, dry_run=dry_run)
+    with ExitStack() as stack:
+        outbox = _outbox(config, agent, say, dry_run, stack)
+        snapshot = agent.turn()
+        if outbox is not None:
+            outbox.work(snapshot)
+    return agent, snapshot
+
+
+def _outbox(config: Config, agent: Reconciler, say: Say, dry_run: bool, stack: ExitStack) -> "Outbox | None":
+    if config.api_server is None or config.node is None:
+        return None
+    from epcgroup.agent.advertise import Advertiser
+    from epcgroup.agent.events import EventRecorder
+    from epcgroup.agent.outbox import Outbox
+
+    once = Once(say)
+    advertiser = recorder = None
+    if config.advertise is not None:
+        reserve = config.reserve_bytes
+        advertiser = Advertiser(
+            config.api_server, config.node, config.advertise, say, once, reserve_bytes=reserve, dry_run=dry_run
+        )
+    if config.events:
+        recorder = EventRecorder(config.api_server, config.node, agent, once, dry_run)
+    outbox = Outbox(once, advertiser, recorder)
+    stack.callback(outbox.close)
+    return outbox
 
 
 def _nri(config: Nri, agent: Reconciler, say: Say, stack: ExitStack) -> "Plugin":

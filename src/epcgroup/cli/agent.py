@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
         agent = run.reconciler(replace(loaded, rules=replace(loaded.rules, mode="observe", namespaces={})), _say)
         print("\n".join(run.recommendation(agent, agent.turn(), loaded.reserve_bytes, headroom)))
     elif args.once:
-        agent = run.reconciler(loaded, _say, dry_run=args.dry_run)
-        print("\n".join(run.report(agent, agent.turn(), loaded.reserve_bytes)))
+        agent, snapshot = run.look_once(loaded, _say, dry_run=args.dry_run)
+        print("\n".join(run.report(agent, snapshot, loaded.reserve_bytes)))
     else:
         run.run(loaded, _say, dry_run=args.dry_run)
     return 0
