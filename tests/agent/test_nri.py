@@ -47,13 +47,12 @@ def nri(tmp_path: Path, agent) -> Iterator[Callable[..., Running]]:
     """`nri(mode="enforce")`: rules by name; the node's pods are known when it starts."""
     running = []
 
-    def start(*, look: bool = True, options=None, answer: float = PATIENCE, **rules) -> Running:
+    def start(*, options=None, **rules) -> Running:
         looker = agent(options=options, **rules)
-        if look:
-            looker.look()
+        looker.look()
         runtime = Runtime(tmp_path / "nri.sock")
         lines: list[str] = []
-        plugin = Plugin(looker.reconciler, lines.append, Nri(runtime.path), retry=0.02, answer=answer)
+        plugin = Plugin(looker.reconciler, lines.append, Nri(runtime.path), retry=0.02, answer=PATIENCE)
         running.append(Running(plugin, runtime, looker, lines))
         plugin.start()
         return running[-1]
@@ -310,6 +309,34 @@ def test_a_source_of_pods_that_hangs_holds_no_container_up(node, nri, monkeypatc
     assert len(one.agent.look().pods) == 0
 
 
+def test_where_nothing_is_enforced_no_container_waits_for_the_source_of_pods(nri, monkeypatch):
+    one = nri(mode="observe")
+    peer = one.runtime.accept()
+    looks = []
+    monkeypatch.setattr(one.agent.reconciler._source, "look", lambda: looks.append(1))
+    peer.handshake(pb((1, rt.pod(DB))))
+    assert create(peer, rt.pod(DB), rt.container("c1", DB)) == {}
+    assert looks == []
+
+
+def test_an_update_that_is_never_answered_ends_the_connection_though_others_are(node, nri):
+    pod = node.pod("web", container("app", "10Mi"))
+    identity = pod.containers["app"].rpartition("-")[2].removesuffix(".scope")
+    one = nri(mode="enforce")
+    peer = one.runtime.accept()
+    peer.handshake()
+    wait_for(lambda: one.plugin.connected)
+    one.plugin._answer = 0.3
+    one.plugin._specs[identity] = "sgx_epc max"
+    one.plugin.offer(one.agent.look())
+    assert peer.request()[1] == "UpdateContainers"
+    with pytest.raises((rt.Closed, OSError)):
+        for _ in range(PATIENCE * 100):
+            peer.call("StateChange")
+            time.sleep(0.01)
+    wait_for(lambda: one.said("no answer to UpdateContainers in 0.3 s"))
+
+
 def test_a_runtime_that_ends_is_waited_for_with_one_line(node, nri):
     one = nri()
     peer = one.runtime.accept()
@@ -328,9 +355,10 @@ def test_a_runtime_that_ends_is_waited_for_with_one_line(node, nri):
 
 
 def test_a_runtime_that_refuses_or_never_answers_is_tried_again(node, nri):
-    one = nri(answer=0.2)
+    one = nri()
     peer = one.runtime.accept()
     stream, _, _ = peer.request()
+    one.plugin._answer = 0.2  # from the next connection on
     peer.respond(stream, code=2, message="index 90 is taken")
     one.runtime.accept()
     wait_for(lambda: one.said("the runtime refuses RegisterPlugin: 'index 90 is taken'; until"))

@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -124,11 +124,9 @@ class Plugin:
         register = NRI["RegisterPluginRequest"](plugin_name=self._config.name, plugin_idx=self._config.index)
         self._call(peer, "RegisterPlugin", register)
         while not self._stop.is_set():
-            deadline = min((deadline for _, deadline, _ in self._calls.values()), default=None)
-            patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+            now = time.monotonic()
+            patience = min((max(0.0, deadline - now) for _, deadline, _ in self._calls.values()), default=None)
             ready, _, _ = select.select([peer, self._woken], [], [], patience)
-            if not ready:
-                raise InputError(f"no answer to {next(iter(self._calls.values()))[0]} in {self._answer:g} s")
             if self._woken in ready:
                 self._woken.recv(1 << 12)
                 self._follow(peer)
@@ -138,6 +136,9 @@ class Plugin:
                     raise InputError("the runtime closed the connection")
                 for message in reader.feed(data):
                     self._take(peer, message)
+            for method, deadline, _ in self._calls.values():
+                if deadline <= time.monotonic():
+                    raise InputError(f"no answer to {method} in {self._answer:g} s")
 
     def _take(self, peer: socket.socket, message: Message) -> None:
         if (message.connection, message.kind) == (ttrpc.RUNTIME, ttrpc.RESPONSE):
@@ -247,7 +248,7 @@ class Plugin:
         if request.more:
             return NRI["SynchronizeResponse"](more=True)
         pods = {pod.id: pod for pod in self._pieces.pods}
-        self._agent.look_again(pod.uid for pod in self._pieces.pods)
+        self._look_again(self._pieces.pods)
         updates = []
         for container in self._pieces.containers:
             spec = self._specs[container.id] = _told(container)
@@ -266,7 +267,7 @@ class Plugin:
         # Without a line in its spec a new group has no limit.
         spec = _told(request.container) or self._agent.tree.max_line(UNLIMITED)
         self._specs[request.container.id] = spec
-        self._agent.look_again([request.pod.uid])
+        self._look_again([request.pod])
         line = self._wanted(request.pod, request.container, "starts with", spec)
         if line is None or line == spec:
             return NRI["CreateContainerResponse"]()
@@ -296,6 +297,11 @@ class Plugin:
         return NRI["Empty"]()
 
     # ---- limits
+
+    def _look_again(self, pods: Iterable[Any]) -> None:
+        """Nobody waits where nothing would be set."""
+        rules = self._agent.rules
+        self._agent.look_again(pod.uid for pod in pods if rules.mode_of(pod.namespace) != "observe")
 
     def _wanted(self, pod: Any, container: Any, verb: str, spec: str) -> str | None:
         """The line for misc.max that its spec shall have, noted as its own; None when it is left alone."""
