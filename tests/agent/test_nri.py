@@ -303,7 +303,7 @@ def test_a_source_of_pods_that_hangs_holds_no_container_up(node, nri, monkeypatc
     said = {"epcgroup.io/limit.app": "10Mi"}
     for identity in ("c1", "c2"):
         assert create(peer, rt.pod(DB, annotations=said), rt.container(identity, DB)) == LIMIT
-    assert len(looks) == 1
+    assert gate.entered.wait(PATIENCE) and len(looks) == 1
     gate.open.set()
     one.agent.reconciler._asking.join(PATIENCE)
     assert len(one.agent.look().pods) == 0
