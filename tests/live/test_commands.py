@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,3 +146,42 @@ def test_the_daemon_says_in_its_log_what_ended_it(directory: Path) -> None:
     assert background.start(serve, log) == "ready: for a moment"
     os.wait()
     assert log.read_text() == "[Errno 5] a reason\n"
+
+
+SIGNALLED = """
+import os, sys
+from epcgroup.cli import daemon
+from epcgroup.cli.main import main
+
+set_limit = daemon.set_limit
+
+def signalled(*words):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    set_limit(*words)
+
+daemon.set_limit = signalled
+sys.exit(main(["exec", "--epc", "512Ki", "--", "touch", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_before_the_command_runs_leaves_neither_group_nor_command(
+    directory: Path, number: signal.Signals
+) -> None:
+    """It comes when the group has been made."""
+    mount = cgroups.mount_point()
+    if mount is None:
+        pytest.skip("no cgroup2 is mounted")
+    assert command(directory, "up", "--epc", "1Mi").returncode == 0
+    touched = directory / "touched"
+    ran = subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), str(touched)],
+        env={**os.environ, "EPCGROUP_RUN": str(directory)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, said = ran.communicate()
+    assert ran.returncode == 128 + number, said
+    assert f"/epcgroup-exec-{ran.pid}: limit 512 KiB" in said
+    assert not touched.exists()
+    assert not (mount / f"epcgroup-exec-{ran.pid}").exists()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from epcgroup.cli import daemon
 from epcgroup.errors import InputError
+from epcgroup.live import signals
 from epcgroup.live.cgroups import Group
 from epcgroup.units import format_bytes
 
@@ -37,24 +38,35 @@ def words_of(args: argparse.Namespace, name: str) -> list[str]:
     return words
 
 
+class CommandGroup(Group):
+    """The command's group, and the signals that came since before it was made."""
+
+    def __init__(self, path: str, came: list[int]) -> None:
+        self.came = came
+        super().__init__(path)
+
+
 @contextlib.contextmanager
-def limited_group(args: argparse.Namespace, name: str) -> Iterator[Group]:
-    """The command's group under its limit. InputError without a daemon, root or cgroup2."""
+def limited_group(args: argparse.Namespace, name: str) -> Iterator[CommandGroup]:
+    """The command's group under its limit; no signal leaves it behind. InputError without a daemon, root or cgroup2."""
     limit = daemon.parse_limit(args.epc, "--epc")
     daemon.status(args.directory)  # says if there is no daemon
     if os.geteuid() != 0:
         raise InputError(f"making a cgroup needs root: sudo epcgroup {name} ...")
-    group = Group(args.group or f"/epcgroup-{name}-{os.getpid()}")
-    try:
-        if args.group is None or args.epc != "max":
-            daemon.set_limit(args.directory, group.path, limit)
-        yield group
-    finally:
-        group.close()
+    with signals.noted() as came:
+        group = CommandGroup(args.group or f"/epcgroup-{name}-{os.getpid()}", came)
+        try:
+            if args.group is None or args.epc != "max":
+                daemon.set_limit(args.directory, group.path, limit)
+            yield group
+        finally:
+            group.close()
 
 
-def run(words: list[str], group: Group, directory: str, variables: Mapping[str, str] | None = None) -> int:
+def run(words: list[str], group: CommandGroup, directory: str, variables: Mapping[str, str] | None = None) -> int:
     """Run it in the group, signals passed on; its exit status, 128 and the signal's number when one killed it."""
+    if group.came:
+        return 128 + group.came[0]
     environment = {**os.environ, "EPCGROUP_RUN": directory, **(variables or {})}
     try:
         child = subprocess.Popen(words, env=environment, preexec_fn=group.enter)
@@ -68,6 +80,8 @@ def run(words: list[str], group: Group, directory: str, variables: Mapping[str, 
     }
     before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # the terminal tells the child itself
     try:
+        for number in group.came:  # while it was being started
+            child.send_signal(number)
         status = child.wait()
     finally:
         for number, handler in before.items():

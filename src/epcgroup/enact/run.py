@@ -29,7 +29,7 @@ import numpy as np
 from epcgroup.enact.account import BUILD, BUSY, REFUSED, STALL, STOP, TOUCHES, WAIT, Account
 from epcgroup.enact.worker import Job
 from epcgroup.errors import InputError
-from epcgroup.live import wire
+from epcgroup.live import signals, wire
 from epcgroup.live.cgroups import Group
 from epcgroup.machine import ENCLAVE_COUNTERS
 from epcgroup.sim.plan import ContainerPlan, LimitChange, Plan, PodPlan
@@ -49,6 +49,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Stopped(Exception):
     """The daemon has ended by itself."""
+
+
+class Interrupted(Exception):
+    """A signal came before the run began."""
 
 
 def predict_and_measure(
@@ -73,26 +77,13 @@ def enact(plan: Plan, progress: RunProgress | None = None, *, pageout: bool = Tr
     `pageout=False`: the daemon sees touches by copying pages out, exactly, at a higher cost.
     """
     runs: list[Run] = []
-    with _signals_noted() as came:
+    with signals.noted() as came:
         for what in runs_of(plan):
             run = _LiveRun(plan, what, pageout, came).run(progress)
             runs += [run, *twins(plan, run)]
             if came:
                 break
     return runs
-
-
-@contextlib.contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and SIGHUP that came: a run looks at them between two steps, none is left half done."""
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(eq=False)
@@ -138,6 +129,9 @@ class _LiveRun:
             except Stopped:
                 self.record.duration = max(self._now(), 1e-3)
                 self._cut_short(f"the daemon ended at {self._now():.3g} s: {self._last_words(self.log)}")
+            except Interrupted:
+                self.record.duration = 1e-3
+                self._cut_short("interrupted before it began")
         self.record.wall_seconds = round(time.perf_counter() - began, 3)
         return self.record
 
@@ -158,7 +152,7 @@ class _LiveRun:
                 self._set_limit(path, limit)
         for client in self._clients():
             assert client.popen.stdout is not None
-            if _line(client.popen.stdout) != b"ready\n":
+            if self._line(client.popen.stdout) != b"ready\n":
                 raise InputError(f"a client did not start: {self._last_words(client.errors)}", where="--live")
 
     def _start_daemon(self, undo: contextlib.ExitStack) -> None:
@@ -174,7 +168,7 @@ class _LiveRun:
         )
         undo.callback(_end, daemon)
         assert daemon.stdout is not None
-        if not _line(daemon.stdout).startswith(b"ready"):
+        if not self._line(daemon.stdout).startswith(b"ready"):
             raise InputError(f"the daemon did not start: {self._last_words(self.log)}", where="--live")
 
     def _add_pod(self, plan: PodPlan, undo: contextlib.ExitStack) -> None:
@@ -211,6 +205,16 @@ class _LiveRun:
             popen.stdin.flush()
             path = self.group.path + plan.container_path(container)
             pod.clients.append(_Client(container, path, account, popen, errors))
+
+    def _line(self, pipe: IO[bytes]) -> bytes:
+        """The first line a process says; empty when it has ended, or says nothing for START_SECONDS."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.signals:
+                raise Interrupted
+            if select.select([pipe], [], [], TICK)[0]:
+                return pipe.readline()
+        return b""
 
     def _clients(self) -> Iterator[_Client]:
         for pod in self.pods:
@@ -381,12 +385,6 @@ class _LiveRun:
         file.seek(0)
         lines = file.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def _line(pipe: IO[bytes]) -> bytes:
-    """The first line a process says; empty when it has ended, or says nothing for START_SECONDS."""
-    ready, _, _ = select.select([pipe], [], [], START_SECONDS)
-    return pipe.readline() if ready else b""
 
 
 def _die_with_parent() -> None:

@@ -582,8 +582,13 @@ class NodeSimulation:
             p.s_stall_seconds.append(p.stall_seconds)
             p.s_max_events.append(p.max_events)
             if p.max_events and not pod.hit:
-                self._event(now, p.name, f"first charge refused: misc.max of {format_bytes(p.limit_bytes or 0)} reached"
-                            if p.limit_bytes is not None else "first charge refused by a limit above it")
+                self._event(
+                    now,
+                    p.name,
+                    f"first charge refused: misc.max of {format_bytes(p.limit_bytes or 0)} reached"
+                    if p.limit_bytes is not None
+                    else "first charge refused by a limit above it",
+                )
             pod.hit = p.max_events
         record.s_unattributed_bytes.append(m.capacity_bytes - m.free_pages * PAGE_SIZE - mine)
 
