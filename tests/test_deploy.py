@@ -123,6 +123,18 @@ def test_kubectl_builds_every_folder(folder: Path) -> None:
             assert maps == made and maps[0].startswith("epcgroup-agent-")
 
 
+def test_objects_of_kubernetes_itself_are_as_its_schemas_want_them() -> None:
+    schemas = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate (pip install '.[dev]')")
+    checked = set()
+    for file, document in objects():
+        if document["apiVersion"].partition("/")[0] in ("v1", "apps", "rbac.authorization.k8s.io"):
+            if file.parent.name == "agent-with-devices":
+                continue  # a patch, not the whole
+            schemas.validate(document, "1.37", strict=True)
+            checked.add(document["kind"])
+    assert checked == {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet", "Service"}
+
+
 def test_service_and_monitor_select_the_pods_by_label_and_port() -> None:
     template = only("DaemonSet")["spec"]["template"]
     labels = template["metadata"]["labels"]
