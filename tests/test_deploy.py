@@ -34,7 +34,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 def objects() -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(DEPLOY.rglob("*.yaml")):
         for document in documents(file):
-            if "kind" in document:
+            if isinstance(document, dict) and "kind" in document:
                 yield file, document
 
 
@@ -128,7 +128,7 @@ def test_objects_of_kubernetes_itself_are_as_its_schemas_want_them() -> None:
     checked = set()
     for file, document in objects():
         if document["apiVersion"].partition("/")[0] in ("v1", "apps", "rbac.authorization.k8s.io"):
-            if file.parent.name == "agent-with-devices":
+            if file.parent.name == "agent-alone":
                 continue  # a patch, not the whole
             schemas.validate(document, "1.37", strict=True)
             checked.add(document["kind"])
@@ -175,13 +175,13 @@ def test_the_agent_is_root_without_a_capability_and_sees_of_the_host_only_what_i
 
 
 def test_the_devices_take_two_more_mounts_of_which_dev_is_read_only() -> None:
-    (container,), volumes = containers_and_volumes("agent-with-devices")
+    (container,), volumes = containers_and_volumes("agent-alone")
     assert "securityContext" not in container
     assert host_paths(volumes) == {"device-plugins": "/var/lib/kubelet/device-plugins", "devices": "/dev"}
     assert [mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")] == ["devices"]
 
 
-@pytest.mark.parametrize("folder", ["agent", "agent-with-devices"])
+@pytest.mark.parametrize("folder", ["agent", "agent-alone"])
 def test_every_volume_is_mounted_and_every_host_path_is_explained(folder: str) -> None:
     (container,), volumes = containers_and_volumes(folder)
     mounts = [mount["name"] for mount in container["volumeMounts"]]
@@ -190,15 +190,26 @@ def test_every_volume_is_mounted_and_every_host_path_is_explained(folder: str) -
     assert [path for path in host_paths(volumes).values() if f"`{path}`" not in guide] == []
 
 
-def test_the_role_is_bound_to_the_account_of_the_pods_and_has_no_wildcard() -> None:
+def test_the_role_is_bound_to_the_account_of_the_pods_and_asks_for_what_the_guide_says() -> None:
     account, role, binding = only("ServiceAccount"), only("ClusterRole"), only("ClusterRoleBinding")
     assert only("DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     namespace = only("Namespace")["metadata"]["name"]
     name = account["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
-    asked = [word for rule in role["rules"] for words in rule.values() for word in words]
-    assert "*" not in asked and "secrets" not in asked
+    assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
+        (["pods"], ["list", "watch"]),
+        (["events"], ["create", "get", "patch"]),
+    ]
+    more = [patch["value"] for patch in documents(DEPLOY / "agent-alone/rbac.yaml")[0]]
+    assert [(rule["resources"], rule["verbs"]) for rule in more] == [
+        (["nodes"], ["list", "watch"]),
+        (["nodes/status"], ["patch"]),
+    ]
+    guide = (ROOT / "docs/guides/operate-a-node.md").read_text()
+    for rule in (*role["rules"], *more):
+        assert rule["apiGroups"] == [""]
+        assert f"{', '.join(f'`{verb}`' for verb in rule['verbs'])} on `{rule['resources'][0]}`" in guide
 
 
 # ---- the configuration
@@ -217,6 +228,7 @@ def test_the_agent_takes_the_configuration_of_the_config_map() -> None:
     loaded = config.load(DEPLOY / "agent/agent.toml")
     (container,), _ = containers_and_volumes("agent")
     assert (loaded.node, loaded.rules.mode, loaded.device_plugin) == ("node-1", "observe", None)
+    assert (loaded.advertise, loaded.events) == (None, True)
     assert [variable["name"] for variable in container["env"]] == ["NODE_NAME"]
     assert loaded.listen == ("0.0.0.0", container["ports"][0]["containerPort"])
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
@@ -226,15 +238,15 @@ def test_the_agent_takes_the_configuration_of_the_config_map() -> None:
 
 
 @pytest.mark.usefixtures("in_the_cluster")
-def test_that_with_devices_differs_by_the_device_plugin_alone() -> None:
-    loaded = config.load(DEPLOY / "agent-with-devices/agent.toml")
+def test_that_of_the_agent_alone_also_offers_devices_and_epc() -> None:
+    loaded = config.load(DEPLOY / "agent-alone/agent.toml")
     plugin = loaded.device_plugin
     assert plugin is not None
-    (container,), _ = containers_and_volumes("agent-with-devices")
+    (container,), _ = containers_and_volumes("agent-alone")
     assert {str(plugin.folder), str(plugin.devices)} == {mount["mountPath"] for mount in container["volumeMounts"]}
     plain = tomllib.loads((DEPLOY / "agent/agent.toml").read_text())
-    more = tomllib.loads((DEPLOY / "agent-with-devices/agent.toml").read_text())
-    assert more == {**plain, "device_plugin": {"devices": "/host/dev"}}
+    more = tomllib.loads((DEPLOY / "agent-alone/agent.toml").read_text())
+    assert more == {**plain, "advertise": {"mode": "enforce"}, "device_plugin": {"devices": "/host/dev"}}
 
 
 @pytest.mark.parametrize("file", sorted((DEPLOY / "runtime").iterdir()), ids=lambda file: file.name)
