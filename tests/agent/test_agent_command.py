@@ -117,6 +117,28 @@ def test_what_cannot_work_is_refused_in_one_line(config, capsys, lines, words, m
     assert captured.err.count("\n") == 1 and message in captured.err and captured.out == ""
 
 
+@pytest.mark.parametrize("option", ["--once", "--recommend"])
+def test_one_look_without_a_source_of_pods_is_no_node_without_pods(tmp_path, config, capsys, option):
+    file = config('mode = "enforce"')
+    (tmp_path / "pods.json").unlink()
+    assert main(["agent", "--config", str(file), option]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "pods.json: cannot be read (No such file or directory)" in captured.err
+
+
+def test_a_mount_whose_name_is_no_utf8_stops_nobody(tmp_path, node, config, capsys, monkeypatch):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(
+        b"30 1 0:1 / /mnt/\xff rw - tmpfs none rw\n31 1 0:2 / %s rw - cgroup2 none rw\n" % os.fsencode(node.root)
+    )
+    monkeypatch.setattr("epcgroup.agent.run.MOUNTS", mounts)
+    file = config()
+    file.write_text("".join(line for line in file.open() if not line.startswith("cgroup_root")))
+    assert main(["agent", "--config", str(file), "--once"]) == 0
+    assert "capacity 128 MiB" in capsys.readouterr().out
+
+
 def test_the_agent_repairs_notices_and_stops_when_it_is_told(node, config, start):
     pod = node.pod("web", container("app", "1Mi"))
     process = start(config('mode = "enforce"'))

@@ -59,6 +59,12 @@ def pod_of(root: Path) -> Path:
     return pod
 
 
+def test_a_mount_whose_name_is_no_utf8_is_passed_over(host: Path):
+    mounts = host / "proc/1/mountinfo"
+    mounts.write_bytes(b"29 1 0:1 / /mnt/\xff rw - tmpfs none rw\n" + mounts.read_bytes())
+    assert found(host, "cgroup2").state == "ok"
+
+
 def test_a_node_that_has_everything_is_ok_in_every_line(host):
     findings = survey(host)
     assert {finding.state for finding in findings} == {"ok"}

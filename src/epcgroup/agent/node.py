@@ -70,7 +70,7 @@ def _tree(root: Path, cgroup_root: Path | None, resource: str) -> tuple[Tree | N
     mounts = root / "proc" / ("self" if root == Path("/") else "1") / "mountinfo"
     try:
         if cgroup_root is None:
-            cgroup_root = root / find_root(mounts.read_text()).lstrip("/")
+            cgroup_root = root / find_root(mounts.read_text(errors="surrogateescape")).lstrip("/")
         tree = Tree(cgroup_root, resource)
     except OSError as error:
         found = f"{printable(str(mounts))} cannot be read ({error.strerror})"

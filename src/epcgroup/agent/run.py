@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 def reconciler(config: Config, say: Say, *, dry_run: bool = False) -> Reconciler:
     """InputError when this host has no such cgroup2 tree."""
-    root = config.cgroup_root or find_root(MOUNTS.read_text())
+    root = config.cgroup_root or find_root(MOUNTS.read_text(errors="surrogateescape"))
     return Reconciler(
         Tree(root, config.resource),
         config.source,

@@ -36,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
     loaded = config.load(args.config)
     if args.resource is not None:
         loaded = replace(loaded, resource=config.resource(args.resource, key="--resource"))
+    if args.once or args.recommend:
+        loaded.source.look()  # an agent that stays waits for its source; one look without it would know no pods
     if args.recommend:
         headroom = _percent(args.headroom) if args.headroom is not None else HEADROOM_PERCENT
         agent = run.reconciler(replace(loaded, rules=replace(loaded.rules, mode="observe", namespaces={})), _say)
