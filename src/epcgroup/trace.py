@@ -53,6 +53,15 @@ class PodRun:
     s_stall_seconds: list[float] = field(default_factory=list)
     s_max_events: list[int] = field(default_factory=list)
 
+    def sample(self, usage_bytes: int) -> None:
+        """Append a sample to every list: the counters as they are now."""
+        self.s_usage_bytes.append(usage_bytes)
+        self.s_page_ins.append(self.page_ins)
+        self.s_page_outs.append(self.page_outs)
+        self.s_touches.append(self.touches)
+        self.s_stall_seconds.append(self.stall_seconds)
+        self.s_max_events.append(self.max_events)
+
 
 @dataclass
 class Event:

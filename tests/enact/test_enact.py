@@ -287,7 +287,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path, number: s
     os.kill(popen.pid, number)
     out, err = popen.communicate()
     assert popen.returncode == 130, err
-    assert json.loads(out)["runs"][-1]["ended_early"].startswith("interrupted at ")
+    assert json.loads(out)["runs"][-1]["ended_early"].startswith("interrupted ")
     assert not group.exists()
     assert not directories_of(popen)
     assert not [child for child in children if "epcgroup" in command_of(child)]

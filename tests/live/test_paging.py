@@ -135,7 +135,7 @@ def test_no_group_on_the_path_ever_passes_its_limit(live: Boot) -> None:
     assert node.counters("/pod/a")["loads"] > 100 and node.counters("/pod/b")["loads"] > 100
 
 
-def test_a_fault_without_room_waits_until_a_neighbour_leaves(live: Boot) -> None:
+def test_a_fault_without_room_is_no_stall_and_waits_until_a_neighbour_leaves(live: Boot) -> None:
     """v17 reclaims for a group that its parent's limit stops only when the group's own usage reaches that limit."""
     node = live(256)
     for name in ("/pod", "/pod/a", "/pod/b"):
@@ -150,8 +150,9 @@ def test_a_fault_without_room_waits_until_a_neighbour_leaves(live: Boot) -> None
     b.tell()
     node.until(lambda: node.daemon.status()["waiting"] == 1)
     for _ in range(50):
+        node.daemon.watchdog.look(node.daemon.faults.waiting)
         node.daemon.turn(0)
-    assert node.daemon.status()["waiting"] == 1
+    assert (node.daemon.status()["waiting"], node.daemon.status()["stalled"]) == (1, 0)
     a.tell()
     assert b.line() == "all"
     assert b.ended() == 0 and a.ended() == 0

@@ -88,27 +88,3 @@ say(m[3 * PAGE])
         f"epcgroup: enclave {area.id}: a fault in page 3 (mapped) has no answer; it is asked again\n"
     )
     assert client.ended() == 0
-
-
-def test_a_fault_that_waits_for_room_is_no_stall(live: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in test_paging: b finds no room in its parent until a leaves."""
-    monkeypatch.setattr(daemon, "WATCH_SECONDS", math.inf)
-    node = live(256)
-    for name in ("/pod", "/pod/a", "/pod/b"):
-        node.group(name)
-    node.limit("/pod", 64)
-    touch = "for page in range(40): enclave.memory[page * PAGE] = 1\n"
-    one = "enclave = Enclave(64 * PAGE)\nenclave.memory[0] = 1\nsay('one')\n"
-    b = node.client(f"{one}hear()\n{touch}say('all')\n", group="/pod/b")
-    assert b.line() == "one"
-    a = node.client(f"{one}{touch}say('all')\nhear()\n", group="/pod/a")
-    assert [a.line(), a.line()] == ["one", "all"]
-    b.tell()
-    node.until(lambda: node.daemon.status()["waiting"] == 1)
-    for _ in range(3):
-        node.daemon.watchdog.look(node.daemon.faults.waiting)
-        node.daemon.turn(0)
-    assert node.daemon.status()["stalled"] == 0
-    a.tell()
-    assert b.line() == "all"
-    assert b.ended() == 0 and a.ended() == 0

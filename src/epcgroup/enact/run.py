@@ -339,12 +339,7 @@ class _LiveRun:
             if p.max_events and first:
                 limit = "" if p.limit_bytes is None else f": misc.max of {format_bytes(p.limit_bytes)} reached"
                 self._event(p.name, f"first charge refused{limit}")
-            p.s_usage_bytes.append(usage)
-            p.s_page_ins.append(p.page_ins)
-            p.s_page_outs.append(p.page_outs)
-            p.s_touches.append(p.touches)
-            p.s_stall_seconds.append(p.stall_seconds)
-            p.s_max_events.append(p.max_events)
+            p.sample(usage)
         record.s_free_bytes.append(gauges["free"])
         record.s_unattributed_bytes.append(max(0, gauges["epc"] - gauges["free"] - mine))
 

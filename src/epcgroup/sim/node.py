@@ -575,12 +575,7 @@ class NodeSimulation:
             usage = m.usage_bytes(p.cgroup)
             mine += usage
             self._gather(pod)
-            p.s_usage_bytes.append(usage)
-            p.s_page_ins.append(p.page_ins)
-            p.s_page_outs.append(p.page_outs)
-            p.s_touches.append(p.touches)
-            p.s_stall_seconds.append(p.stall_seconds)
-            p.s_max_events.append(p.max_events)
+            p.sample(usage)
             if p.max_events and not pod.hit:
                 self._event(
                     now,
