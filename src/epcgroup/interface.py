@@ -57,7 +57,9 @@ def files_of(series: Series, *, root: bool) -> Mapping[str, int]:
     return tables["v2" if series == "v2" else "mainline"]
 
 
-def parse_max(text: str | bytes, resources: Collection[str], capacities: Mapping[str, int]) -> tuple[str, int]:
+def parse_max(
+    text: str | bytes, resources: Collection[str], capacities: Mapping[str, int]
+) -> tuple[str, int]:
     """One write to misc.max: the resource it names and the limit it sets, unrounded.
 
     `resources` are the names compiled in, `capacities` what the machine has of each (bytes; absent means 0).
@@ -137,7 +139,9 @@ def show_max(limits: Mapping[str, int], capacities: Mapping[str, int]) -> str:
 def show_usage(usage: Mapping[str, int], capacities: Mapping[str, int]) -> str:
     """misc.current and misc.peak: what is in use is shown even when the capacity has gone. A negative usage
     (v2 after its accounting defects) shows as the unsigned number the kernel prints."""
-    return _lines(f"{res} {count & UNLIMITED}" for res, count in usage.items() if count or capacities.get(res))
+    return _lines(
+        f"{res} {count & UNLIMITED}" for res, count in usage.items() if count or capacities.get(res)
+    )
 
 
 def show_events(events: Mapping[str, int], capacities: Mapping[str, int]) -> str:

@@ -652,7 +652,9 @@ class Machine:
         assert rows.ndim == 2 and rows.shape[1] == 2 and rows[:, 1].sum() == len(array)
         assert (rows[:, 0] < len(tasks)).all() and (tasks["encl"][rows[:, 0]] != structs.NIL).all()
         flags = touch.ACCESS | (touch.ONLY_HITS if only_hits else 0)
-        return self._batch(touch.touch_segments(self.k, rows.ctypes.data, len(rows), array.ctypes.data, flags, retry))
+        return self._batch(
+            touch.touch_segments(self.k, rows.ctypes.data, len(rows), array.ctypes.data, flags, retry)
+        )
 
     def restrict(self, id: str, first: int, count: int = 1) -> Batch:
         """ENCLAVE_RESTRICT_PERMISSIONS to read-only."""

@@ -275,7 +275,9 @@ class Replayer:
         if role not in ("secs", "child", "free"):
             raise _Refused("EINVAL")
         name = _text(op, "id")
-        self._m().vepc_guest(name, _int(op, "page", 0), role, _text(op, "secs_id", name), _int(op, "secs_page", 0))
+        self._m().vepc_guest(
+            name, _int(op, "page", 0), role, _text(op, "secs_id", name), _int(op, "secs_page", 0)
+        )
 
     def op_vepc_remove_all(self, op: Op, result: Op) -> None:
         result["failures"] = self._m().vepc_remove_all(_text(op, "id"))

@@ -12,7 +12,9 @@ from epcgroup.sim.workload import parse_workload
 MIB = 1 << 20
 
 
-def plan(workload: str = "uniform", epc: int = 64 * MIB, pods: int = 1, cgroup: str = "", **container: Any) -> Plan:
+def plan(
+    workload: str = "uniform", epc: int = 64 * MIB, pods: int = 1, cgroup: str = "", **container: Any
+) -> Plan:
     c = ContainerPlan("main", 4 * MIB, workload=parse_workload(workload), **container)
     made = tuple(PodPlan(f"p{i}", (c,), cgroup=cgroup) for i in range(pods))
     return Plan("t", NodePlan((SectionPlan(0, epc),)), made, 1.0)

@@ -94,7 +94,9 @@ class Resource:
             "ListAndWatch": grpc.unary_stream_rpc_method_handler(self._list_and_watch),
             "Allocate": grpc.unary_unary_rpc_method_handler(self._allocate),
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"{VERSION}.DevicePlugin", handlers),))
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(f"{VERSION}.DevicePlugin", handlers),)
+        )
         server.add_insecure_port(f"unix:{self.socket}")
         server.start()
         self._server, self._registered = server, None

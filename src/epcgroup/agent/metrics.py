@@ -315,7 +315,9 @@ def _pod_names(group: PodGroup, pod: Wanted | None) -> _Named:
     return _Named(pod, own, own, _scopes(Labels(_name(pod), uid=group.uid)))
 
 
-def _container_names(uid: str, pod: Wanted | None, name: str, path: str, container: Container | None) -> _Named:
+def _container_names(
+    uid: str, pod: Wanted | None, name: str, path: str, container: Container | None
+) -> _Named:
     own = Labels(_name(pod), container=name, id=_clean(path), uid=uid)
     resource = container.resource if container else None
     return _Named(pod, own, Labels(own, resource=resource or ""), _scopes(own))

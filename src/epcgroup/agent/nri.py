@@ -151,7 +151,9 @@ class Plugin:
 
     # ---- what we ask
 
-    def _call(self, peer: socket.socket, method: str, payload: Any, specs: dict[str, str] | None = None) -> None:
+    def _call(
+        self, peer: socket.socket, method: str, payload: Any, specs: dict[str, str] | None = None
+    ) -> None:
         request = TTRPC["Request"](
             service=f"{NRI_PACKAGE}.Runtime",
             method=method,

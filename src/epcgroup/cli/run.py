@@ -160,7 +160,7 @@ def _overridden(plan: "Plan", args: argparse.Namespace) -> "Plan":
         plan = replace(plan, compare=tuple(what for what in plan.compare if what in ("alone", "none")))
     elif args.limits not in (None, "claims"):
         if not Path(args.limits).exists():
-            known = f"{nearest(args.limits, ('claims', 'none'))} or a TOML file with limits"
+            known = f'{nearest(args.limits, ("claims", "none"))} or a TOML file with limits'
             raise InputError(f'"{args.limits}" is no file{known}', where="--limits")
         from epcgroup.sim import scenario
 

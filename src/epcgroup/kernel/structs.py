@@ -50,31 +50,9 @@ COUNTERS = [
 COST_COUNTERS = ["age_scan", "refused", "eaccept", "ipi_cpu"]
 ALL_COUNTERS = COUNTERS + COST_COUNTERS
 NR_COUNTERS = len(ALL_COUNTERS)
-(
-    C_ECREATE,
-    C_EADD,
-    C_EEXTEND,
-    C_EINIT,
-    C_EREMOVE,
-    C_EBLOCK,
-    C_ETRACK,
-    C_EWB,
-    C_EWB_NT,
-    C_ELDU,
-    C_EAUG,
-    C_EPA,
-    C_EMODT,
-    C_EMODPR,
-    C_IPI,
-    C_BACKING_ALLOC,
-    C_BACKING_FREE,
-    C_FAULT,
-    C_ENCLS_ERR,
-    C_AGE_SCAN,
-    C_REFUSED,
-    C_EACCEPT,
-    C_IPI_CPU,
-) = range(len(ALL_COUNTERS))
+(C_ECREATE, C_EADD, C_EEXTEND, C_EINIT, C_EREMOVE, C_EBLOCK, C_ETRACK, C_EWB, C_EWB_NT, C_ELDU, C_EAUG, C_EPA,
+ C_EMODT, C_EMODPR, C_IPI, C_BACKING_ALLOC, C_BACKING_FREE, C_FAULT, C_ENCLS_ERR,
+ C_AGE_SCAN, C_REFUSED, C_EACCEPT, C_IPI_CPU) = range(len(ALL_COUNTERS))
 
 # state[encl_page]: one byte, the only thing a hit touches. PTE bits are those of the enclave's first mm.
 P_MAPPED = 1  # PTE present

@@ -651,7 +651,9 @@ def enclave_refused(pod: PodView, given: Given) -> Iterator[Fault]:
     for container in pod.containers:
         need = given.needs.get(container.name)
         for fault in need.faults if need else ():
-            yield Fault(fault, "what the runtime takes", "round it up", container.name, file=need.file if need else "")
+            yield Fault(
+                fault, "what the runtime takes", "round it up", container.name, file=need.file if need else ""
+            )
 
 
 RULES = (

@@ -69,7 +69,9 @@ def remarks(annotations: Mapping[str, str], containers: Sequence[str]) -> list[s
                 break
         else:
             if key not in (NRI, NRI_POD, POD_LIMIT) and not key.startswith(USE):
-                hint = nearest(key, (LIMIT + "<container>", POD_LIMIT, USE, NRI_CONTAINER + "<container>", NRI_POD))
+                hint = nearest(
+                    key, (LIMIT + "<container>", POD_LIMIT, USE, NRI_CONTAINER + "<container>", NRI_POD)
+                )
                 lines.append(f"annotation {quoted(key)} is not known{hint}")
     return lines
 
@@ -78,7 +80,9 @@ def below_one_page(what: str, limit_bytes: int | None) -> list[str]:
     """The remark for a limit that lets no page in."""
     if limit_bytes is None or limit_bytes >= PAGE_SIZE:
         return []
-    return [f"{what} of {limit_bytes} bytes is less than one EPC page ({PAGE_SIZE}): no enclave can be created"]
+    return [
+        f"{what} of {limit_bytes} bytes is less than one EPC page ({PAGE_SIZE}): no enclave can be created"
+    ]
 
 
 def _decimal(annotations: Mapping[str, str], key: str) -> int | None:

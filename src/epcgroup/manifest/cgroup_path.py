@@ -62,7 +62,9 @@ def pod_path(qos: Qos, uid: str, *, driver: Driver = "cgroupfs", root: str = "/"
     return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
 
 
-def container_path(pod: str, container_id: str, *, driver: Driver = "cgroupfs", runtime: Runtime = "containerd") -> str:
+def container_path(
+    pod: str, container_id: str, *, driver: Driver = "cgroupfs", runtime: Runtime = "containerd"
+) -> str:
     """The container's cgroup below its pod's."""
     prefix = _SCOPES[runtime]
     if driver == "systemd":

@@ -110,7 +110,9 @@ class _Part:
 
     # --- resources
 
-    def _resource(self, key: yaml.Node, value: yaml.Node, name: str, beside: set[Any], path: tuple[str, ...]) -> None:
+    def _resource(
+        self, key: yaml.Node, value: yaml.Node, name: str, beside: set[Any], path: tuple[str, ...]
+    ) -> None:
         if self._wanted.resource is None:
             return
         target = FAMILIES[self._wanted.resource]

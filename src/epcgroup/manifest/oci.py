@@ -19,7 +19,9 @@ from epcgroup.manifest.kubernetes import name_from_path
 from epcgroup.manifest.pod import Container, Pod, Skipped
 from epcgroup.units import quoted
 
-CGROUP_PATH = "epcgroup.io/cgroup-path"  # not an annotation of the bundle: linux.cgroupsPath as it stands there
+CGROUP_PATH = (
+    "epcgroup.io/cgroup-path"  # not an annotation of the bundle: linux.cgroupsPath as it stands there
+)
 
 # What a kernel may have compiled in; which of them has a capacity only the machine knows.
 RESOURCES = ("sev", "sev_es", "tdx", interface.EPC)
@@ -58,7 +60,9 @@ def read_document(document: Document) -> Pod:
         raise InputError("not an OCI config.json (no ociVersion)", where=where)
     linux = _mapping(config, "linux", where)
     unified = _mapping(_mapping(linux, "resources", where), "unified", where)
-    annotations = {key: text for key, text in _mapping(config, "annotations", where).items() if isinstance(text, str)}
+    annotations = {
+        key: text for key, text in _mapping(config, "annotations", where).items() if isinstance(text, str)
+    }
 
     notes = []
     limit = None
@@ -66,7 +70,9 @@ def read_document(document: Document) -> Pod:
     if value is None:
         notes.append('no linux.resources.unified["misc.max"]: the container has no EPC limit of its own')
     elif not isinstance(value, str):
-        raise InputError(f"{quoted(value)} is not text", where=where, key='linux.resources.unified."misc.max"')
+        raise InputError(
+            f"{quoted(value)} is not text", where=where, key='linux.resources.unified."misc.max"'
+        )
     else:
         limit, remarks = parse_misc_max(value, where=where)
         notes += remarks

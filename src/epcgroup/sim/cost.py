@@ -127,7 +127,9 @@ _ITEMS: dict[str, Cost] = {
     ),
     # Paging.
     "eldu": Cost(12_000, 8_000, 44_000, "page loaded back", f"{ELEOS}; upper end {SECONDS}", "memory"),
-    "ewb": Cost(12_000, 7_500, 16_000, "page written out", f"{ELEOS}; 40 k a whole swap, VAULT, ASPLOS'18", "memory"),
+    "ewb": Cost(
+        12_000, 7_500, 16_000, "page written out", f"{ELEOS}; 40 k a whole swap, VAULT, ASPLOS'18", "memory"
+    ),
     "eblock": Cost(800, 500, 1_500, "page blocked before it is written out", KERNEL_WORK, "assumed"),
     "etrack": Cost(
         6_000,
@@ -175,7 +177,9 @@ _ITEMS: dict[str, Cost] = {
     # Calls and wake-ups.
     "eenter_eexit": Cost(8_600, 5_900, 24_000, "call into the enclave and back", HOTCALLS, "memory"),
     "ioctl": Cost(1_000, 300, 3_000, "system call into the SGX driver", KERNEL_WORK, "assumed"),
-    "wakeup": Cost(5_000, 2_000, 15_000, "wake-up of ksgxd or of a queued cgroup work", KERNEL_WORK, "assumed"),
+    "wakeup": Cost(
+        5_000, 2_000, 15_000, "wake-up of ksgxd or of a queued cgroup work", KERNEL_WORK, "assumed"
+    ),
 }
 
 
@@ -228,7 +232,9 @@ PROFILE_NAMES = tuple(_PROFILES)
 def profile(name: str, *, where: object = None, key: str | None = None) -> CostProfile:
     """The named profile."""
     if name not in _PROFILES:
-        raise InputError(f"no cost profile {quoted(name)}{nearest(name, PROFILE_NAMES)}", where=where, key=key)
+        raise InputError(
+            f"no cost profile {quoted(name)}{nearest(name, PROFILE_NAMES)}", where=where, key=key
+        )
     return _PROFILES[name]
 
 
@@ -247,7 +253,9 @@ def override(
             shown = cpu_hz
         elif item in items:
             shown = _number(value, 0.0, MAX_CYCLES, "CPU cycles", where, at)
-            items[item] = replace(items[item], cycles=shown, source=str(where or "set by hand"), provenance="override")
+            items[item] = replace(
+                items[item], cycles=shown, source=str(where or "set by hand"), provenance="override"
+            )
         else:
             raise InputError(f"no such cost{nearest(item, [*items, 'cpu_hz'])}", where=where, key=at)
         name += f", {item} {shown:g}" if shown >= 1e6 else f", {item} {shown:.10g}"
@@ -258,5 +266,7 @@ def _number(value: object, least: float, most: float, what: str, where: object, 
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{quoted(value)} is not a number of {what}", where=where, key=key)
     if not least <= value <= most:
-        raise InputError(f"{quoted(value)} is out of range; {least:g} to {most:g} {what}", where=where, key=key)
+        raise InputError(
+            f"{quoted(value)} is out of range; {least:g} to {most:g} {what}", where=where, key=key
+        )
     return float(value)

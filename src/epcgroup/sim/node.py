@@ -577,13 +577,8 @@ class NodeSimulation:
             self._gather(pod)
             p.sample(usage)
             if p.max_events and not pod.hit:
-                self._event(
-                    now,
-                    p.name,
-                    f"first charge refused: misc.max of {format_bytes(p.limit_bytes or 0)} reached"
-                    if p.limit_bytes is not None
-                    else "first charge refused by a limit above it",
-                )
+                self._event(now, p.name, f"first charge refused: misc.max of {format_bytes(p.limit_bytes or 0)} reached"
+                            if p.limit_bytes is not None else "first charge refused by a limit above it")
             pod.hit = p.max_events
         record.s_unattributed_bytes.append(m.capacity_bytes - m.free_pages * PAGE_SIZE - mine)
 

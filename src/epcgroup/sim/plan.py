@@ -320,3 +320,5 @@ def limits_of(plan: Plan, where: object = "limits") -> dict[str, int]:
         limits[pod.path] = (pod.limit_bytes or pod.claim_bytes) if own == "claim" else own  # type: ignore[assignment]
     limits |= {key: value for key, value in plan.limits.items() if key.startswith("/")}
     return {path: limit for path, limit in limits.items() if limit is not None and limit < UNLIMITED}
+
+

@@ -100,7 +100,9 @@ class PageTrace:
         times = None if self.times_ns is None else self.times_ns[keep]
         counts = None if self.counts is None else self.counts[keep]
         pace = self.touch_ns if times is None else _pace(times)
-        return PageTrace(self.pages[keep], self.addresses, self.source, counts, self.threads[keep], times, pace)
+        return PageTrace(
+            self.pages[keep], self.addresses, self.source, counts, self.threads[keep], times, pace
+        )
 
 
 def read_trace(path: str | Path, format: str | None = None) -> PageTrace:
@@ -286,7 +288,9 @@ def _read_csv(file: BinaryIO, source: str) -> PageTrace:
         fields = np.searchsorted(commas, z) - np.searchsorted(commas, a) + 1
         if (fields != len(columns)).any():
             row = int(np.argmax(fields != len(columns)))
-            raise fault(row, f"{fields[row]} fields in {_line(buf, a, z, row)}; the header has {len(columns)}")
+            raise fault(
+                row, f"{fields[row]} fields in {_line(buf, a, z, row)}; the header has {len(columns)}"
+            )
         commas = commas.reshape(len(rows), len(columns) - 1)
         values: dict[str, U64] = {}
         for k, name in enumerate(columns):
@@ -298,7 +302,9 @@ def _read_csv(file: BinaryIO, source: str) -> PageTrace:
             values[name], bad = _csv_numbers(buf, left, right, name)
             if bad.any():
                 row = int(np.argmax(bad))
-                raise fault(row, f"{name} {_line(buf, left, right, row)} is not a whole number >= 0 that fits")
+                raise fault(
+                    row, f"{name} {_line(buf, left, right, row)} is not a whole number >= 0 that fits"
+                )
         _add_columns(collector, values, fault)
     return collector.finish(source)
 
@@ -334,7 +340,9 @@ def _csv_numbers(buf: U8, start: Index, end: Index, name: str) -> tuple[U64, Fla
     return _integers(buf, start, end, 10)
 
 
-def _add_columns(collector: "_Collector", values: dict[str, U64], fault: Callable[[int, str], InputError]) -> None:
+def _add_columns(
+    collector: "_Collector", values: dict[str, U64], fault: Callable[[int, str], InputError]
+) -> None:
     """Check and hand over one block of columns, however the file held them."""
     pages, times, threads, counts = (values.get(k) for k in ("page", "time_ns", "thread", "count"))
     if "address" in values:
@@ -353,7 +361,9 @@ def _add_columns(collector: "_Collector", values: dict[str, U64], fault: Callabl
         before = np.concatenate([[collector.last_time], times[:-1]]).astype(np.uint64)
         if (times < before).any():
             row = int(np.argmax(times < before))
-            raise fault(row, f"time_ns {times[row]} is before {before[row]}, the time of the access before it")
+            raise fault(
+                row, f"time_ns {times[row]} is before {before[row]}, the time of the access before it"
+            )
     collector.add(pages, streams=threads, times=times, threads=threads, counts=counts)
 
 
@@ -367,7 +377,9 @@ def _read_packed(file: BinaryIO, path: Path | None, source: str) -> PageTrace:
         raise InputError(f"cut short: {len(head)} bytes, the header alone has {HEADER.size}", where=source)
     magic, version, flags, nr_pages, nr_events, pace = HEADER.unpack(head)
     if magic != MAGIC or version != VERSION or flags & ~(HAS_COUNTS | HAS_THREADS | HAS_TIMES):
-        raise InputError(f"not an epctrace of version {VERSION} (version {version}, flags {flags})", where=source)
+        raise InputError(
+            f"not an epctrace of version {VERSION} (version {version}, flags {flags})", where=source
+        )
     if not 0 < nr_pages <= MAX_PAGE + 1 or not 0 < nr_events < 2**48:
         raise InputError(f"byte 16: {nr_pages} pages and {nr_events} events in its header", where=source)
     per_event = 4 * (1 + bool(flags & HAS_COUNTS) + bool(flags & HAS_THREADS)) + 8 * bool(flags & HAS_TIMES)
