@@ -301,9 +301,11 @@ def test_every_rule_has_a_test_and_every_alert_one_that_it_fires() -> None:
     assert [rule["record"] for rule in rules() if "record" in rule and rule["record"] not in asked] == []
 
 
-def test_every_alert_has_a_severity_and_a_summary() -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_line_in_the_guide() -> None:
+    guide = (ROOT / "docs/guides/operate-a-node.md").read_text()
     for rule in rules():
         if "alert" in rule:
+            assert re.search(rf"\b{rule['alert']}\b", guide), rule["alert"]
             assert rule["labels"]["severity"] in ("info", "warning"), rule["alert"]
             assert rule["annotations"]["summary"], rule["alert"]
 
