@@ -134,6 +134,15 @@ def test_down_returns_when_the_mount_has_gone(files: tuple[Path, str]) -> None:
     assert str(real) not in mounts.ours()
 
 
+def test_a_directory_is_covered_once(files: tuple[Path, str]) -> None:
+    top, run = files
+    (top / "group").mkdir()
+    for place in (top, top / "group"):
+        done = epcgroup("mount", str(place), "--live", "--directory", run)
+        assert (done.returncode, done.stderr) == (2, f"epcgroup: {place}: has another mount over it already\n")
+    (top / "group").rmdir()
+
+
 def test_what_cannot_be_joined_is_one_line(tmp_path: Path) -> None:
     done = epcgroup("mount", str(tmp_path), "--live", "--directory", str(tmp_path))
     assert done.returncode == 2

@@ -158,14 +158,35 @@ def test_umount_refuses_a_mount_in_use_and_what_is_none_of_ours(tree: Path, tmp_
     assert (again.returncode, again.stderr) == (2, f"epcgroup: {tree}: epcgroup has mounted nothing here\n")
 
 
+def test_a_mount_is_not_mounted_over(tree: Path) -> None:
+    done = epcgroup("mount", str(tree), "--epc", "4Mi")
+    assert done.returncode == 2
+    assert done.stderr == f"epcgroup: {tree}: is not empty; the mount would hide what is in it\n"
+
+
+def test_names_with_spaces_backslashes_and_links_are_mounted_and_unmounted(tmp_path: Path) -> None:
+    with mounted(tmp_path / "a b\\040\nü") as place:
+        (tmp_path / "link").symlink_to(place)
+        assert epcgroup("umount", str(tmp_path / "link")).returncode == 0
+        assert str(place) not in mounts.ours()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["nowhere", "--epc", "4Mi"], "nowhere: is not a directory to mount on"),
-        ([".", "--epc", "5k"], "--epc: 5k is not whole pages of 4Ki up to 8Ti"),
-        ([".", "--epc", "4Mi", "--log", "no/where"], "--log: no such folder: no"),
+        (["file", "--epc", "4Mi"], "file: is not a directory to mount on"),
+        (["n" * 256, "--epc", "4Mi"], f"{'n' * 256}: cannot be mounted on: File name too long"),
+        ([".", "--epc", "4Mi"], ".: is not empty; the mount would hide what is in it"),
+        (["empty", "--epc", "5k"], "--epc: 5k is not whole pages of 4Ki up to 8Ti"),
+        (["empty", "--epc", "4Mi", "--log", "no/where"], "--log: no such folder: no"),
     ],
 )
-def test_what_cannot_be_mounted_is_one_line(options: list[str], said: str) -> None:
+def test_what_cannot_be_mounted_is_one_line(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     done = epcgroup("mount", *options)
     assert (done.returncode, done.stderr) == (2, f"epcgroup: {said}\n")

@@ -3,15 +3,21 @@
 The program is a Python script here; OCI runtimes are in test_containers.py.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from epcgroup.live import seccomp, supervisor
 
 CGROUP2 = 0x63677270
 PROC = 0x9FA0
@@ -262,6 +268,44 @@ def test_when_the_supervisor_is_killed_calls_fail_and_the_next_program_has_a_new
     assert two.proc() == str(PROC)
     assert supervisor_of(daemon) != supervisor
     assert own_host.run("epcgroup", "status").startswith("EPC")
+
+
+CHANGING = """
+import os, socket, sys, threading
+from epcgroup.live import seccomp
+peer = socket.socket(fileno=int(sys.argv[1]))
+
+def become():
+    peer.recv(1)
+    os.execv("/bin/sleep", ["sleep", "1000"])
+
+threading.Thread(target=become).start()  # not filtered
+socket.send_fds(peer, [b"."], [seccomp.install()])
+os.fstatvfs(0)
+"""
+
+
+def test_nothing_is_read_of_a_program_that_took_the_callers_place(host: Any) -> None:
+    with contextlib.ExitStack() as stack:
+        ours, theirs = socket.socketpair()
+        stack.enter_context(ours)
+        with theirs:
+            argv = [sys.executable, "-c", CHANGING, str(theirs.fileno())]
+            caller = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        stack.callback(caller.wait)
+        stack.callback(caller.kill)
+        _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
+        stack.callback(os.close, listener)
+        assert select.select([listener], [], [], 30)[0] == [listener]
+        notification = bytearray(supervisor._NOTIFICATION.size)
+        fcntl.ioctl(listener, supervisor._RECV, notification)
+        call = supervisor._Call(listener, bytes(notification), stack)
+        assert (call.nr, call.pid) == (seccomp.FSTATFS, caller.pid)
+        ours.send(b".")
+        host.until(lambda: Path(f"/proc/{caller.pid}/comm").read_text() == "sleep\n")
+        for ask in (lambda: call.memory(call.arguments[1]), lambda: call.copy_of(0), call.is_root):
+            with pytest.raises(FileNotFoundError):
+                ask()
 
 
 def test_what_cannot_be_run_is_said_in_one_line(host: Any) -> None:

@@ -78,14 +78,21 @@ def _binding() -> Any:
     return mfusepy
 
 
-def check(directory: Path) -> None:
-    """InputError when it cannot be mounted on."""
+def check(directory: Path, *, covering: bool = False) -> None:
+    """InputError when it cannot be mounted on. `covering`: what is in it may be hidden."""
     _binding()
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise InputError("cannot be opened; FUSE needs it (modprobe fuse, or a container with --device /dev/fuse)",
                          where="/dev/fuse")  # fmt: skip
-    if not directory.is_dir():
-        raise InputError("is not a directory to mount on", where=directory)
+    try:
+        with os.scandir(directory) as entries:
+            empty = next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("is not a directory to mount on", where=directory) from None
+    except OSError as error:
+        raise InputError(f"cannot be mounted on: {error.strerror}", where=directory) from error
+    if not empty and not covering:
+        raise InputError("is not empty; the mount would hide what is in it", where=directory)
 
 
 def _status(pid: int) -> dict[str, str]:

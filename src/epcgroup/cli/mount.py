@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.log is not None and not args.log.parent.is_dir():
         raise InputError(f"no such folder: {args.log.parent}", where="--log")
-    fuse.check(args.place)
+    fuse.check(args.place, covering=args.live and args.mirror is None)
     if args.live:
         folder, group = _real_directory(args.place, args.mirror)
         daemon.status(args.directory)  # or there is none
@@ -64,6 +64,8 @@ def _real_directory(directory: Path, mirror: str | None) -> tuple[Path, str]:
         folder = directory.resolve()
         if folder == top or not folder.is_relative_to(top):
             raise InputError(f"is not below {top}; with --mirror GROUP it may be anywhere else", where=directory)
+        if folder.stat().st_dev != top.stat().st_dev:
+            raise InputError("has another mount over it already", where=directory)
     else:
         folder = top / mirror.strip("/")
         if not mirror.startswith("/") or not folder.is_dir():

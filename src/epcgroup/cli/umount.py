@@ -19,8 +19,11 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from epcgroup.cgroupfs import mounts
 
+    ours = mounts.ours()
     directory = Path(os.path.abspath(args.directory))  # noqa: PTH100 - resolve() would ask a dead mount
-    source = mounts.ours().get(str(directory))
+    if str(directory) not in ours:
+        directory = Path(os.path.realpath(directory))  # a symbolic link may lead there
+    source = ours.get(str(directory))
     if source is None:
         raise InputError("epcgroup has mounted nothing here", where=args.directory)
     try:

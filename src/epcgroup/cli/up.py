@@ -69,7 +69,7 @@ def _mount_files(args: argparse.Namespace) -> None:
     from epcgroup.cli import mount
 
     try:
-        place = Path(args.files or (cgroups.mount_point() or Path()) / "epc")
+        place = Path(args.files or cgroups.needed_mount_point(where="--files") / "epc")
         if not args.files:
             place.mkdir(exist_ok=True)
         files = argparse.Namespace(place=place, live=True, mirror=None, foreground=False, directory=args.directory)

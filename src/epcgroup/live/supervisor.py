@@ -107,8 +107,16 @@ class _Call:
         fcntl.ioctl(self._listener, _ID_VALID, struct.pack("<Q", self.id))
 
     def open(self, name: str, flags: int = _PATH) -> int:
-        """A file of the task's /proc directory."""
-        return self.kept(os.open(name, flags | os.O_CLOEXEC, dir_fd=self._proc))
+        """A file of the task's /proc directory, as the task was when it called: another thread's execve(2) makes it
+        another program, maybe with more rights, after the call was given up."""
+        fd = self.kept(os.open(name, flags | os.O_CLOEXEC, dir_fd=self._proc))
+        self.check()
+        return fd
+
+    def _status(self, key: str) -> str:
+        text = os.read(self.open("status", os.O_RDONLY), 8192).decode(errors="replace")
+        self.check()  # it was written by the read
+        return text.partition(f"\n{key}:")[2].split("\n", 1)[0]
 
     def copy_of(self, number: int) -> int:
         """The file that the task's descriptor stands for, as O_PATH."""
@@ -139,16 +147,13 @@ class _Call:
 
     def is_root(self) -> bool:
         """Whether the task has CAP_SYS_ADMIN in our user namespace."""
-        status = os.read(self.open("status", os.O_RDONLY), 8192).decode(errors="replace")
-        capabilities = int(status.partition("\nCapEff:")[2].split("\n", 1)[0], 16)
+        capabilities = int(self._status("CapEff"), 16)
         theirs, ours = os.stat("ns/user", dir_fd=self._proc), Path("/proc/self/ns/user").stat()
         return bool(capabilities >> _CAP_SYS_ADMIN & 1) and theirs.st_ino == ours.st_ino
 
     def descriptor(self, number: int) -> int:
         """A descriptor of the task, which cannot be opened anew; -1 when it has none of that number."""
-        status = os.read(self.open("status", os.O_RDONLY), 8192).decode(errors="replace")
-        leader = int(status.partition("\nTgid:")[2].split("\n", 1)[0])
-        pidfd = self.kept(os.pidfd_open(leader))
+        pidfd = self.kept(os.pidfd_open(int(self._status("Tgid"))))
         self.check()
         try:
             return self.kept(uffd.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0))
