@@ -1,6 +1,7 @@
 """`epcgroup agent` as a process: one look, a dry run, the loop with SIGTERM and SIGKILL, and what it does not load."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -200,6 +201,34 @@ def test_it_watches_the_api_server_and_goes_on_when_that_has_gone(node, api, end
     process.terminate()
     _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in log
+
+
+def test_five_hundred_large_pods_leave_it_below_80_megabytes(node, api, endpoint, config, start):
+    """Each of 24 kB, most of it what nobody reads; with metrics, Events and the node's status."""
+    pytest.importorskip("prometheus_client")
+    fields = [{"manager": "kubelet", "fieldsV1": {f"f:{i}": {f"f:{j}": {} for j in range(10)} for i in range(200)}}]
+    for number in range(500):
+        node.pod(f"web-{number}", container("app", "1Mi"), groups=False)
+        node.items[-1]["metadata"]["managedFields"] = fields
+        api.pods.put(node.items[-1])
+    assert len(json.dumps(api.pods.objects["default", "web-0"])) > 24_000
+    api.nodes.put({"metadata": {"name": "node-1"}, "status": {"capacity": {}}})
+    server = f'{{url = "{api.url}", token_file = "{endpoint.token_file}", ca_file = "{endpoint.ca_file}"}}'
+    file = config('mode = "enforce"', 'node = "node-1"', "source.api_server = true", f"api_server = {server}",
+                  "events = true", "advertise = {}", 'listen = "127.0.0.1:0"')  # fmt: skip
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if "kubelet_file" not in line))
+    process = start(file)
+    assert process.stderr is not None
+    url = process.stderr.readline().split()[-1]
+
+    def claimed() -> bool:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            return "\nnode_sgx_epc_claimed_bytes 5.24288e+08\n" in answer.read().decode()
+
+    wait_for(lambda: api.nodes.objects["", "node-1"]["status"]["capacity"] != {})
+    wait_for(claimed)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) << 10 < 80_000_000
 
 
 def test_metrics_are_served_while_it_runs(node, config, start):
