@@ -128,6 +128,13 @@ def test_pages_that_expire_are_listed_anew(api, source):
     wait_for(lambda: look(source) == [f"web-{number}" for number in range(1, 6)])
 
 
+def test_a_server_whose_every_list_is_gone_is_a_line(api, source):
+    api.refuse(410, json.dumps(status(410, "Expired", "too old")).encode(), times=3)
+    with pytest.raises(InputError, match=rf"^GET {api.url}{PODS}: 410 Gone: 'too old'$"):
+        source.look()
+    wait_for(lambda: look(source) == [])
+
+
 def test_five_hundred_pods_and_a_thousand_that_come_and_go(api, source, node):
     """Twenty seconds of a node where 50 pods a second start and end."""
     for number in range(500):

@@ -19,14 +19,15 @@ class Outbox:
         self._condition = threading.Condition()
         self._snapshot: Snapshot | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def tell(self, snapshot: Snapshot) -> None:
         """Soon; starts the thread."""
         with self._condition:
             self._snapshot = snapshot
             self._condition.notify()
-        if not self._thread.is_alive():
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
             self._thread.start()
 
     def close(self) -> None:

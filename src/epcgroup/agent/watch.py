@@ -91,14 +91,13 @@ class Watch(Generic[T]):
                 wait = error.wait
                 if 400 <= error.status < 500 and error.status != TOO_MANY:
                     self._place = None  # also where only the watch is forbidden: a list now and then is better
-                if error.status != GONE:
+                if error.status != GONE or not self._version:
                     fault = str(error)
             except InputError as error:
                 fault = str(error)
             if fault is not None:
                 with self._lock:
                     self._fault = fault
-            if self._version or fault is not None:
                 self._first.set()
             delay = min(LAST_DELAY, self._first_delay * 2 ** min(self._failures, 20))
             self._failures += 1
