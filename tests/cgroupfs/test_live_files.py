@@ -151,5 +151,8 @@ def test_what_cannot_be_joined_is_one_line(tmp_path: Path) -> None:
     done = epcgroup("mount", str(tmp_path), "--live", "--mirror", "/", "--directory", str(tmp_path))
     assert done.returncode == 2
     assert "no daemon" in done.stderr or "no cgroup2 is mounted" in done.stderr
+    done = epcgroup("mount", str(tmp_path), "--live", "--mirror", "/../..", "--directory", str(tmp_path))
+    assert done.returncode == 2
+    assert '"/../.." is no cgroup in' in done.stderr or "no cgroup2 is mounted" in done.stderr
     done = epcgroup("mount", str(tmp_path), "--epc", "4Mi", "--mirror", "/")
     assert (done.returncode, done.stderr) == (2, "epcgroup: --mirror: goes with --live\n")

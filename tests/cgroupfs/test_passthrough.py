@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 from mounted import lacking, passthrough, real_cgroup, remove, write
 
+from epcgroup.cgroupfs.controller import Machines
+from epcgroup.cgroupfs.passthrough import Passthrough
+from epcgroup.cgroupfs.tree import ROOT
+from epcgroup.interface import EPC
+from epcgroup.machine import Machine, Section
+
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
 
@@ -161,6 +167,42 @@ def test_side_mode_covers_nothing_and_notices_what_the_real_tree_does() -> None:
             (real / "ct").mkdir()
             assert (side / "ct/misc.max").read_text() == "sgx_epc max\n"
             assert sorted(os.listdir(side)) == sorted([*os.listdir(real), *MISC])  # noqa: PTH208
+
+
+def test_a_misc_controller_of_the_kernels_own_is_not_seen(tmp_path: Path) -> None:
+    group = tmp_path / "group"
+    group.mkdir()
+    for folder in (tmp_path, group):
+        (folder / "cgroup.controllers").write_text("cpu misc\n")
+        (folder / "cgroup.subtree_control").write_text("misc\n")
+        (folder / "misc.max").write_text("sev 7\n")
+    (tmp_path / "misc.slice").mkdir()
+    base = os.open(tmp_path, os.O_RDONLY)
+    try:
+        tree = Passthrough(Machines({EPC: Machine([Section(0, 1024)])}), base, is_root=False)
+        assert sorted(tree.names("/group")) == sorted(["cgroup.controllers", "cgroup.subtree_control", *MISC])
+        assert "misc.slice" in tree.names("/")
+        assert tree.read("/group/misc.max") == "sgx_epc max\n"
+        assert read(tree, "/group/cgroup.controllers") == b"cpu misc\n"
+        assert read(tree, "/group/cgroup.subtree_control") == b""
+        control = tree.open("/cgroup.subtree_control", os.O_RDWR)
+        control.pwrite(b"-misc", ROOT)
+        control.close()
+        assert sorted(tree.names("/group")) == ["cgroup.controllers", "cgroup.subtree_control"]
+        assert read(tree, "/group/cgroup.controllers") == b"cpu\n"
+        with pytest.raises(FileNotFoundError):
+            tree.attributes("/group/misc.max")
+        assert (group / "misc.max").read_text() == "sev 7\n"
+    finally:
+        os.close(base)
+
+
+def read(tree: Passthrough, path: str) -> bytes:
+    file = tree.open(path)
+    try:
+        return file.pread(4096, 0)
+    finally:
+        file.close()
 
 
 MISC = ["misc.current", "misc.events", "misc.events.local", "misc.max", "misc.peak"]

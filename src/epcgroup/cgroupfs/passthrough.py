@@ -4,6 +4,7 @@ Everything but `misc.*` is the real kernel's, done with the caller's rights: its
 freeze, other controllers' files. Ours are the `misc.*` files, the word misc in cgroup.controllers and
 cgroup.subtree_control, and the rules that go with it (ENOENT, EBUSY). The top has misc, and has it enabled for its
 children to begin with, so that runtimes that do not know misc find it there; further below it is enabled as usual.
+A misc controller of the real kernel's is not seen and not touched.
 Writers of cgroup.procs are seen by the kernel as this server, so "0" and pids of another namespace are rewritten.
 Left out: inotify of the real files, which FUSE does not pass on.
 """
@@ -17,6 +18,7 @@ import stat
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from epcgroup import interface
 from epcgroup.cgroupfs.controller import Controller
 from epcgroup.cgroupfs.tree import (
     CHANGED,
@@ -34,6 +36,8 @@ from epcgroup.cgroupfs.tree import (
     parse_subtree_control,
 )
 from epcgroup.units import PAGE_SIZE
+
+MISC_FILES = {*interface.files_of("v17", root=True), *interface.files_of("v17", root=False)}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _TIMES = ("st_atime", "st_mtime", "st_ctime")
@@ -149,7 +153,10 @@ class Passthrough(Tree):
         head, _, name = path.rpartition("/")
         if not name.startswith("misc.") and name not in self.root.files:
             return None
-        return self.cgroup(head).files.get(name)
+        found = self.cgroup(head).files.get(name)
+        if found is None and name in MISC_FILES:
+            raise fail(errno.ENOENT, path)
+        return found
 
     # ---- what FUSE asks ----------------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class Passthrough(Tree):
         cgroup = self.cgroup(path)
         fd = os.open(self._real(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._base)
         try:
-            return [*os.listdir(fd), *cgroup.files]  # noqa: PTH208
+            return [*(name for name in os.listdir(fd) if name not in MISC_FILES), *cgroup.files]  # noqa: PTH208
         finally:
             os.close(fd)
 
@@ -331,7 +338,7 @@ class Controllers(RealFile):
         return self.tree.has_misc(self.cgroup)
 
     def _show(self) -> bytes:
-        names = os.pread(self.fd, PAGE_SIZE, 0).split()
+        names = [name for name in os.pread(self.fd, PAGE_SIZE, 0).split() if name != b"misc"]
         names += [b"misc"] if self._has_misc() else []
         return b" ".join(names) + b"\n" if names else b""
 

@@ -15,7 +15,7 @@ class Voice:
 
     def say(self, text: str) -> None:
         fd, self._fd = self._fd, 2
-        os.write(fd, text.encode())
+        os.write(fd, text.encode(errors="backslashreplace"))  # a path need not be UTF-8
         if fd > 2:
             os.close(fd)
 

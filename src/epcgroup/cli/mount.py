@@ -67,8 +67,8 @@ def _real_directory(directory: Path, mirror: str | None) -> tuple[Path, str]:
         if folder.stat().st_dev != top.stat().st_dev:
             raise InputError("has another mount over it already", where=directory)
     else:
-        folder = top / mirror.strip("/")
-        if not mirror.startswith("/") or not folder.is_dir():
+        folder = (top / mirror.strip("/")).resolve()
+        if not mirror.startswith("/") or not folder.is_relative_to(top) or not folder.is_dir():
             raise InputError(f'"{mirror}" is no cgroup in {top}', where="--mirror")
         if directory.resolve().is_relative_to(top):
             raise InputError(f"is in {top}; leave --mirror out", where=directory)
