@@ -312,3 +312,37 @@ def test_the_agent_loads_neither_numba_nor_numpy():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert done.stdout == "[]\n"
+
+
+def test_limits_are_printed_for_cri_o_as_lint_wants_them_and_as_the_agent_would_set_them(
+    tmp_path, node, config, capsys
+):
+    file = config('mode = "enforce"')
+    said = {"epcgroup.io/limit.app": "2Mi", "epcgroup.io/limit.free": "max"}
+    claiming = (container(name, "1Mi") for name in ("app", "side", "free"))
+    pod = node.pod("web", *claiming, annotations=said)
+    node.pod("other", container("app"))
+    config('mode = "enforce"')
+    assert main(["agent", "--config", str(file), "--crio"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines() == [
+        "# default/web",
+        "metadata:",
+        "  annotations:",
+        '    unified-cgroup.crio.io/app: "misc.max=sgx_epc 2097152"  # annotation epcgroup.io/limit.app',
+        '    unified-cgroup.crio.io/side: "misc.max=sgx_epc 1048576"  # claim sgx.intel.com/epc',
+    ]
+    assert pod.limit("app") == "max"  # nothing is written
+    names = "".join(f"  - name: {name}\n" for name in ("app", "side"))
+    manifest = tmp_path / "pod.yaml"
+    manifest.write_text(f"apiVersion: v1\nkind: Pod\n{out}  name: web\nspec:\n  containers:\n{names}")
+    assert main(["lint", str(manifest)]) == 0
+    node.items.clear()
+    config()
+    assert main(["agent", "--config", str(file), "--crio"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "# no container has a limit"
+
+
+def test_crio_goes_with_no_other_look(config, capsys):
+    assert main(["agent", "--config", str(config()), "--crio", "--once"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from epcgroup.live import cgroups
+
 Boot = Callable[..., Any]
 
 NO_ENGINE = """
@@ -35,9 +37,9 @@ def state(pid: int, of: Path) -> bytes:
     return json.dumps(text).encode()
 
 
-def hook(given: bytes, directory: str) -> "subprocess.Popen[bytes]":
+def hook(given: bytes, directory: str, *options: str) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
-        [sys.executable, "-c", NO_ENGINE, "--directory", directory],
+        [sys.executable, "-c", NO_ENGINE, "--directory", directory, *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,3 +117,45 @@ def test_without_a_limit_nothing_is_needed(tmp_path: Path) -> None:
     process = hook(state(os.getpid(), bundle(tmp_path)), str(tmp_path))
     assert process.communicate(timeout=60) == (b"", b"")
     assert process.returncode == 0
+
+
+@pytest.fixture
+def own_group(tmp_path: Path) -> Path:
+    """A folder for the kernel's cgroup2 tree; the folder of our own group in it."""
+    tree = tmp_path / "tree"
+    group = tree / cgroups.path_of(os.getpid())[1:]
+    group.mkdir(parents=True)
+    (tree / "cgroup.controllers").write_text("cpu misc\n")
+    return group
+
+
+def test_with_a_tree_the_kernel_s_file_is_written_and_no_daemon_asked(tmp_path: Path, own_group: Path) -> None:
+    (own_group / "misc.max").write_text("sgx_epc max\n")
+    given = state(os.getpid(), bundle(tmp_path, annotations={"epc-limit.nri.io": "1048576"}))
+    process = hook(given, "/nowhere", "--tree", str(tmp_path / "tree"))
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 0
+    assert (own_group / "misc.max").read_text() == "sgx_epc 1048576\n"
+
+
+@pytest.mark.parametrize("there", [None, "sev max\n"], ids=["no controller", "no resource"])
+def test_a_kernel_without_the_resource_starts_the_container_and_says_so(
+    tmp_path: Path, own_group: Path, there: str | None
+) -> None:
+    if there is not None:
+        (own_group / "misc.max").write_text(there)
+    given = state(os.getpid(), bundle(tmp_path, annotations={"epc-limit.nri.io": "1048576"}))
+    process = hook(given, "/nowhere", "--tree", str(tmp_path / "tree"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    line = f"epcgroup: {own_group / 'misc.max'} has no sgx_epc: the container starts without a limit\n"
+    assert err.decode() == line
+    assert [file.read_text() for file in own_group.glob("misc.max")] == ([] if there is None else [there])
+
+
+def test_a_tree_that_is_none_fails_the_container(tmp_path: Path) -> None:
+    given = state(os.getpid(), bundle(tmp_path, annotations={"epc-limit.nri.io": "4096"}))
+    process = hook(given, "/nowhere", "--tree", str(tmp_path))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.decode() == f"epcgroup: {tmp_path}: not a cgroup2 tree: it has no cgroup.controllers\n"

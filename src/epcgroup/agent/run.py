@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from epcgroup.agent import recommend
 from epcgroup.agent.claims import account
 from epcgroup.agent.config import Config, DevicePlugins, Nri
+from epcgroup.agent.policy import wanted
 from epcgroup.agent.reconcile import Once, Reconciler, Snapshot
 from epcgroup.agent.tree import MOUNTS, Tree, find_root
 from epcgroup.errors import InputError
+from epcgroup.interface import UNLIMITED, max_line
+from epcgroup.manifest import annotations
 from epcgroup.units import format_bytes
 
 if TYPE_CHECKING:
@@ -157,6 +160,30 @@ def report(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int) -> list[st
         said = outcome.result or {"right": "right", "cannot": "cannot be set"}.get(decision.act, "differs")
         lines.append(f"{said:<17} {decision.line('was' if outcome.result == 'written' else 'is')}")
     return lines
+
+
+def crio_annotations(config: Config, say: Say) -> list[str]:
+    """The limits of all containers as annotations that CRI-O carries out by itself, as YAML to paste from.
+
+    No look at the node: InputError when the source of pods cannot be asked. Where there shall be no limit there is no
+    annotation, and of equal pods (replicas) one is shown."""
+    known = config.source.look()
+    lines: dict[tuple[str, ...], None] = {}  # a set that keeps the order
+    for line in known.problems:
+        say(line)
+    for instance in known.pods:
+        pod = wanted(instance, config.rules)
+        for line in pod.faults:
+            say(line)
+        limits = [
+            f'    {annotations.CRIO}{name}: "misc.max={max_line(config.resource, limit.bytes)}"  # {limit.reason}'
+            for name, limit in pod.containers.items()
+            if limit.bytes < UNLIMITED
+        ]
+        if limits:
+            where = instance.pod
+            lines[(f"# {where.namespace}/{where.name}", "metadata:", "  annotations:", *limits)] = None
+    return [line for pod_lines in lines for line in pod_lines] or ["# no container has a limit"]
 
 
 def recommendation(agent: Reconciler, snapshot: Snapshot, reserve_bytes: int, headroom_percent: int) -> list[str]:

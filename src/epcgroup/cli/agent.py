@@ -2,7 +2,8 @@
 
 By default it only observes. FILE is TOML and says where pods come from, what is to be enforced, and where metrics are
 served. It runs until SIGTERM; --once looks once, prints what it found and did, and ends; --recommend prints the limits
-that the peaks of use recommend, as annotations, and writes nothing.
+that the peaks of use recommend, as annotations, and writes nothing; --crio prints the limits that there are as
+annotations that CRI-O carries out without an agent.
 """
 
 import argparse
@@ -21,6 +22,7 @@ def set_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="one look; print every limit and what became of it")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     parser.add_argument("--recommend", action="store_true", help="print limits by the peaks of use; write nothing")
+    parser.add_argument("--crio", action="store_true", help="print limits as CRI-O's annotations; write nothing")
     parser.add_argument("--headroom", metavar="PERCENT", help="that --recommend adds to a peak (default 25)")
     parser.add_argument("--resource", metavar="NAME", help="of the misc controller (default: FILE's, or sgx_epc)")
 
@@ -33,12 +35,16 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("--headroom is for --recommend")
     if args.recommend and (args.once or args.dry_run):
         raise InputError("--recommend looks once and writes nothing: it goes with neither --once nor --dry-run")
+    if args.crio and (args.once or args.dry_run or args.recommend):
+        raise InputError("--crio prints what the source of pods says, and goes with no other look")
     loaded = config.load(args.config)
     if args.resource is not None:
         loaded = replace(loaded, resource=config.resource(args.resource, key="--resource"))
     if args.once or args.recommend:
         loaded.source.look()  # an agent that stays waits for its source; one look without it would know no pods
-    if args.recommend:
+    if args.crio:
+        print("\n".join(run.crio_annotations(loaded, _say)))
+    elif args.recommend:
         headroom = _percent(args.headroom) if args.headroom is not None else HEADROOM_PERCENT
         agent = run.reconciler(replace(loaded, rules=replace(loaded.rules, mode="observe", namespaces={})), _say)
         print("\n".join(run.recommendation(agent, agent.turn(), loaded.reserve_bytes, headroom)))

@@ -3,7 +3,8 @@
 The container's state comes on standard input. What the bundle's annotations say (epc-limit.nri.io/container.NAME,
 epcgroup.io/limit.NAME and so on, as for pods), else its unified "misc.max", becomes misc.max of the container's
 cgroup before any process of it runs; a bundle that says neither is left alone. Exit status 0; else the runtime does not
-start the container, and the line on standard error says why. In config.json:
+start the container, and the line on standard error says why. The live daemon sets the limit, or with --tree the kernel;
+where that has no sgx_epc the container starts without one, and a line says so. In config.json:
 
   "hooks": {"createRuntime": [{"path": "/usr/bin/epcgroup", "args": ["epcgroup", "oci-hook"]}]}
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from epcgroup.cli import daemon
 from epcgroup.errors import InputError
+from epcgroup.interface import EPC
 from epcgroup.live import cgroups
 from epcgroup.manifest import annotations, oci
 from epcgroup.units import quoted
@@ -24,6 +26,13 @@ MAX_STATE = 1 << 20
 
 def set_arguments(parser: argparse.ArgumentParser) -> None:
     daemon.set_arguments(parser)
+    parser.add_argument(
+        "--tree",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="write the kernel's misc.max in this cgroup2 tree (without DIR: where it is mounted); no daemon",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -39,8 +48,25 @@ def main(args: argparse.Namespace) -> int:
         group = cgroups.path_of(pid)
     except OSError as error:
         raise InputError(error.strerror or str(error), where="state", key=f"pid {pid}") from error
-    daemon.set_limit(args.directory, group, limit)
+    if args.tree is None:
+        daemon.set_limit(args.directory, group, limit)
+    else:
+        _write(args.tree, group, limit)
     return 0
+
+
+def _write(root: str, group: str, limit_bytes: int) -> None:
+    from epcgroup.agent.tree import MOUNTS, Tree, find_root
+
+    tree = Tree(root or find_root(MOUNTS.read_text(errors="surrogateescape")), EPC)
+    file = tree.shown(group, "misc.max")
+    if tree.value(group, "misc.max") is None:
+        print(f"epcgroup: {file} has no {EPC}: the container starts without a limit", file=sys.stderr)
+        return
+    try:
+        tree.write(group, "misc.max", tree.max_line(limit_bytes))
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=file) from None
 
 
 def _state(text: bytes) -> tuple[int, Path]:

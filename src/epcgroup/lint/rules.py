@@ -25,7 +25,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 ENCLAVE, PROVISION = "sgx.intel.com/enclave", "sgx.intel.com/provision"
 QUOTE_PROVIDER = "sgx.intel.com/quote-provider"
-CRIO = ("unified-cgroup.crio.io/", "io.kubernetes.cri-o.UnifiedCgroup/")
+CRIO = (limits.CRIO, "io.kubernetes.cri-o.UnifiedCgroup/")
 LEAST_BYTES = 16 * PAGE_SIZE  # SECS, version array, TCS, state save area, stack and code of the smallest enclave
 MOST_BYTES = 1 << 40  # no machine has more EPC
 

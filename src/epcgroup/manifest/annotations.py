@@ -22,6 +22,7 @@ NRI_CONTAINER = f"{NRI}/container."
 LIMIT = "epcgroup.io/limit."
 POD_LIMIT = "epcgroup.io/pod-limit"
 USE = "epcgroup.io/use"
+CRIO = "unified-cgroup.crio.io/"  # and a container: `FILE=VALUE;...`, which CRI-O itself puts into its OCI spec
 
 _OURS = "epcgroup.io/"
 
