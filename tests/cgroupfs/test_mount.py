@@ -138,6 +138,18 @@ def test_a_killed_server_leaves_no_mount_and_nobody_waits(tree: Path) -> None:
     assert os.listdir(tree) == []  # noqa: PTH208
 
 
+def test_writes_have_their_own_answers_when_the_companion_was_killed(tree: Path) -> None:
+    server = server_of(tree)
+    (companion,) = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    os.kill(int(companion), signal.SIGKILL)
+    until(lambda: Path(f"/proc/{companion}/stat").read_text().split()[2] == "Z")
+    write(tree / "pod/misc.max", "sgx_epc 4096")
+    with pytest.raises(OSError) as refusal:
+        write(tree / "epcgroup.control", "charge c1 /pod 64Ki")
+    assert refusal.value.errno == errno.EBUSY
+    assert (tree / "pod/misc.events").read_text() == "sgx_epc.max 1\n"
+
+
 @pytest.mark.parametrize("command", [["umount"], ["fusermount3", "-u"]])
 def test_other_tools_unmount_it_and_the_server_ends(tree: Path, command: list[str]) -> None:
     server = os.pidfd_open(server_of(tree))

@@ -197,6 +197,20 @@ def test_a_misc_controller_of_the_kernels_own_is_not_seen(tmp_path: Path) -> Non
         os.close(base)
 
 
+def test_0_from_a_process_that_we_cannot_see_does_not_move_the_server(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    base = os.open(tmp_path, os.O_RDONLY)
+    try:
+        tree = Passthrough(Machines({EPC: Machine([Section(0, 1024)])}), base, is_root=False)
+        procs = tree.open("/cgroup.procs", os.O_WRONLY)
+        with pytest.raises(ProcessLookupError):
+            procs.pwrite(b"0", ROOT)
+        procs.close()
+    finally:
+        os.close(base)
+    assert (tmp_path / "cgroup.procs").read_bytes() == b""
+
+
 def read(tree: Passthrough, path: str) -> bytes:
     file = tree.open(path)
     try:

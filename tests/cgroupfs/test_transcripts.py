@@ -25,9 +25,10 @@ def test_the_tree_without_a_mount_answers_the_sample_as_linux_did(scenario: str)
 
 
 @pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+@pytest.mark.parametrize("target", [AloneTarget, SubTarget])
 @pytest.mark.parametrize("scenario", SAMPLE)
-def test_the_mounted_tree_answers_the_sample_as_linux_did(scenario: str) -> None:
-    assert [*differences(SAMPLE[scenario], AloneTarget(), set())] == []
+def test_the_mounted_tree_answers_the_sample_as_linux_did(scenario: str, target: Callable[[], Target]) -> None:
+    assert [*differences(SAMPLE[scenario], target(), set())] == []
 
 
 @pytest.mark.skipif(not WHOLE, reason="the whole transcript is not here (../shared/data)")

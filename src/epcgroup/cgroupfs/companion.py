@@ -35,8 +35,8 @@ class Companion:
         os.close(listen)
 
     def _send(self, word: str) -> None:
-        # A full pipe: it has more to tell than anybody can hear apart.
-        with contextlib.suppress(BlockingIOError):
+        # A full pipe: it has more to tell than anybody can hear apart. A broken one: somebody killed it.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._say, os.fsencode(word) + b"\0")
 
     def poke(self, path: str) -> None:

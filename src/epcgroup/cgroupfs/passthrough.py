@@ -318,6 +318,8 @@ class Procs(RealFile):
         except OSError:
             pid = -1
         if pid == 0:
+            if caller.pid == 0:  # of a pid namespace that we do not see into: the kernel would take us
+                raise fail(errno.ESRCH, self.cgroup.path)
             data_for_kernel = str(caller.pid).encode()
         elif pid > 0:
             data_for_kernel = str(own_pid(pid, caller)).encode()

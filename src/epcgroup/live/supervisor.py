@@ -46,6 +46,7 @@ _NO_XDEV, _BENEATH, _IN_ROOT = 0x01, 0x08, 0x10
 _PATH = os.O_PATH | os.O_CLOEXEC
 _PATH_MAX = 4096
 _STATFS_SIZE = 120
+_STATUS_SIZE = 1 << 20  # of /proc/PID/status, with as many groups as there can be
 _CAP_SYS_ADMIN = 21
 _BPF_REPLACE = 4
 _ATTRIBUTES = 256  # more than any kernel's of these commands
@@ -114,7 +115,7 @@ class _Call:
         return fd
 
     def _status(self, key: str) -> str:
-        text = os.read(self.open("status", os.O_RDONLY), 8192).decode(errors="replace")
+        text = os.read(self.open("status", os.O_RDONLY), _STATUS_SIZE).decode(errors="replace")
         self.check()  # it was written by the read
         return text.partition(f"\n{key}:")[2].split("\n", 1)[0]
 
