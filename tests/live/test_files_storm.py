@@ -232,7 +232,7 @@ def test_ten_thousand_operations_of_eight_processes_lose_nothing(live: Callable[
     assert len(left) == sum(there)
     for name in left:
         (common.folder / name).rmdir()
-    daemon.daemon.prune()
+    daemon.daemon.groups.prune()
     assert set(daemon.machine.cgroups) == {"/", top.path, shared.path, common.path}
     assert {folder for folder in place.rglob("*") if folder.is_dir()} == {shared.folder, common.folder}
     counts = {group: daemon.machine.misc(group.path) for group in (top, shared, common)}
