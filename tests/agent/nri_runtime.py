@@ -77,9 +77,16 @@ def misc_max(resources: bytes) -> dict[str, str]:
     return {entry[1][0].decode(): entry[2][0].decode() for entry in entries}
 
 
-def pod(uid: str, name: str = "web", namespace: str = "default", annotations: dict[str, str] | None = None) -> bytes:
-    sandbox = f"sandbox-{uid}"
-    return pb((1, sandbox), (2, name), (3, uid), (4, namespace), (5, {"a": "b"}), (6, annotations or {}))
+def pod(
+    uid: str,
+    name: str = "web",
+    namespace: str = "default",
+    annotations: dict[str, str] | None = None,
+    cgroup_parent: str = "",
+) -> bytes:
+    linux = pb((3, cgroup_parent), (4, f"/elsewhere/{uid}"))
+    who = pb((1, f"sandbox-{uid}"), (2, name), (3, uid), (4, namespace))
+    return who + pb((5, {"a": "b"}), (6, annotations or {}), (8, linux))
 
 
 def container(identity: str, uid: str, name: str = "app", unified: dict[str, str] | None = None) -> bytes:

@@ -155,6 +155,54 @@ def test_what_is_not_to_be_enforced_or_cannot_be_is_never_set(node, nri, rules, 
     assert one.agent.reconciler.totals.writes["nri", "set"] == 0
 
 
+@pytest.mark.parametrize(("driver", "shown"), [("cgroupfs", "path"), ("systemd", "path"), ("systemd", "name")])
+def test_below_a_group_without_misc_no_container_is_failed_and_the_reconciler_follows(node, nri, driver, shown):
+    """As crun before 1.18 leaves it: told to write misc.max it would fail the container."""
+    node.driver = driver
+    pod = node.pod("web", container("app", "10Mi"))
+    (node.root / pod.containers["app"].strip("/") / "misc.max").unlink()
+    one = nri(mode="enforce", options={"enable_misc": True})
+    node.write(pod.path, "cgroup.subtree_control", "cpu memory pids")  # after the first turn, which enables it
+    told = rt.pod(WEB, cgroup_parent=pod.path if shown == "path" else pod.path.rpartition("/")[2])
+    peer = one.runtime.accept()
+    assert updates(peer.handshake(pb((1, told), (2, rt.container("c0", WEB))))) == {}
+    assert create(peer, told, rt.container("c1", WEB)) == {}
+    assert updates(peer.call("UpdateContainer", pb((1, told), (2, rt.container("c1", WEB))))) == {}
+    file = f"{node.root}{pod.path}/cgroup.subtree_control"
+    assert one.said("default/web/app") == [
+        f"nri: default/web/app does not get sgx_epc 10485760 (claim sgx.intel.com/epc): no misc in {file}"
+    ] * 3
+    assert one.agent.reconciler.totals.writes["nri", "set"] == 0
+    one.agent.look()
+    node.settle()
+    one.agent.look()
+    assert pod.limit("app") == str(10 * MIB)
+    assert create(peer, told, rt.container("c2", WEB)) == LIMIT
+
+
+@pytest.mark.parametrize("parent", ["", "/kubepods/podlater", "later.slice", "../x", "/a/../..", "/\0", "a\0.slice"])
+def test_a_group_that_is_not_there_yet_or_named_otherwise_takes_no_limit_away(node, nri, parent):
+    node.pod("web", container("app", "10Mi"))
+    one = nri(mode="enforce")
+    peer = one.runtime.accept()
+    peer.handshake()
+    assert create(peer, rt.pod(WEB, cgroup_parent=parent), rt.container("c1", WEB)) == LIMIT
+
+
+def test_below_a_group_that_cannot_be_read_nothing_is_set(node, nri):
+    pod = node.pod("web", container("app", "10Mi"))
+    file = node.root / pod.path.strip("/") / "cgroup.subtree_control"
+    file.unlink()
+    file.mkdir()
+    one = nri(mode="enforce")
+    peer = one.runtime.accept()
+    peer.handshake()
+    assert create(peer, rt.pod(WEB, cgroup_parent=pod.path), rt.container("c1", WEB)) == {}
+    assert [line.partition("): ")[2] for line in one.said("default/web/app")] == [
+        f"{file}: cannot be read (Is a directory)"
+    ]
+
+
 def test_containers_that_run_already_are_brought_into_step(node, nri):
     node.pod("web", container("app", "10Mi"))
     node.pod("db", container("app", "10Mi"))
@@ -459,7 +507,7 @@ texts = st.text(max_size=8)
 annotated = st.dictionaries(st.sampled_from(["epcgroup.io/limit.app", "epc-limit.nri.io/pod", "x"]), texts)
 asked = st.builds(
     lambda uid, name, said, ctr, misc, more: pb(
-        (1, rt.pod(uid, name, name, said)), (2, rt.container(ctr, uid, ctr, {"misc.max": misc})), (3, more)
+        (1, rt.pod(uid, name, name, said, name)), (2, rt.container(ctr, uid, ctr, {"misc.max": misc})), (3, more)
     ),
     st.sampled_from([WEB, ""]), texts, annotated, st.sampled_from(["app", ""]), texts, st.integers(0, 1),
 )  # fmt: skip

@@ -245,6 +245,21 @@ def test_a_container_starts_with_its_limit_and_keeps_it_through_an_update(contai
     assert (containerd.updated(app), containerd.updated(plain)) == (LIMIT, {})
 
 
+def test_below_a_group_without_misc_the_spec_is_left_alone(containerd, plugin, node: Node):
+    uid = uid_of(106)
+    node.pod("web", container("app", "10Mi"), uid=uid, groups=False)
+    node.group(f"/kubepods/pod{uid}")  # as containerd.pod names it
+    _, lines = plugin()
+    pod = containerd.pod(uid, "web")
+    limited = containerd.container(pod, "app")
+    node.write(f"/kubepods/pod{uid}", "cgroup.subtree_control", "cpu memory pids")
+    plain = containerd.container(containerd.pod(uid, "again"), "app")
+    assert (containerd.spec(limited), containerd.spec(plain)) == (LIMIT, {})
+    assert [line.rpartition(": ")[2] for line in lines if "does not get" in line] == [
+        f"no misc in {node.root}/kubepods/pod{uid}/cgroup.subtree_control"
+    ]
+
+
 def test_containers_of_before_are_brought_into_step_also_in_more_than_one_frame(containerd, plugin, node: Node):
     uid = uid_of(102)
     pod = containerd.pod(uid, "many")

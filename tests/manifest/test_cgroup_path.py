@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from epcgroup.manifest.cgroup_path import Place, container_id, container_path, parse, pod_path, pod_uid
+from epcgroup.manifest.cgroup_path import Place, container_id, container_path, parent_path, parse, pod_path, pod_uid
 
 UID = "d5b3a1f0-1111-2222-3333-444455556666"
 UID_ = UID.replace("-", "_")
@@ -85,6 +85,22 @@ def test_the_monitor_of_a_container_is_no_container():
 def test_a_runtime_without_the_systemd_driver_still_leads_to_its_pod():
     path = f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{UID_}.slice/{CID}"
     assert parse(path) == Place(UID, CID, "besteffort")
+
+
+@pytest.mark.parametrize(
+    ("parent", "path"),
+    [
+        ("/kubepods/besteffort/pod1", "/kubepods/besteffort/pod1"),
+        ("//kubepods/", "/kubepods"),
+        ("/", "/"),
+        ("a-b-c.slice", "/a.slice/a-b.slice/a-b-c.slice"),
+        ("/a.slice/a-b.slice", "/a.slice/a-b.slice"),
+        ("a-b.slice:cri-containerd:0123", "/a.slice/a-b.slice"),
+        *((no_group, None) for no_group in ("", "kubepods", "/a/../b", "/a\0b", "a--b.slice", "-.slice", "a\0.slice")),
+    ],
+)
+def test_a_cgroup_parent_of_either_driver_is_a_path(parent, path):
+    assert parent_path(parent) == path
 
 
 def test_names_give_the_same_ids_every_time_and_different_ones_for_every_replica():

@@ -67,6 +67,7 @@ NRI = _classes(
         "Empty": {},
         "LinuxResources": {"unified": (6, _MAP)},
         "LinuxContainer": {"resources": (3, "LinuxResources"), "cgroups_path": (5, "string")},
+        "LinuxPodSandbox": {"cgroup_parent": (3, "string")},
         "PodSandbox": {
             "id": (1, "string"),
             "name": (2, "string"),
@@ -74,6 +75,7 @@ NRI = _classes(
             "namespace": (4, "string"),
             "labels": (5, _MAP),
             "annotations": (6, _MAP),
+            "linux": (8, "LinuxPodSandbox"),
         },
         "Container": {
             "id": (1, "string"),

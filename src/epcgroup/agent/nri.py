@@ -314,7 +314,7 @@ class Plugin:
         if line == spec:
             return line
         what = f"{pod.namespace}/{pod.name}/{name}"
-        obstacle = self._agent.obstacle()
+        obstacle = self._agent.obstacle(pod.linux.cgroup_parent)
         if obstacle or mode == "warn" or self._agent.dry_run:
             why = obstacle or ("mode warn" if mode == "warn" else "dry run")
             self._say(f"nri: {what} does not get {line} ({limit.reason}): {why}")

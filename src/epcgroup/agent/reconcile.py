@@ -17,6 +17,7 @@ from epcgroup.agent.policy import Decision, Limit, Rules, Wanted, decide, limite
 from epcgroup.agent.source import Known, Source
 from epcgroup.agent.tree import MISC, Tree, printable
 from epcgroup.errors import InputError
+from epcgroup.manifest import cgroup_path
 
 # Upper ends of the histogram of how long turns take, in seconds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -172,15 +173,28 @@ class Reconciler:
             return pod.containers.get(container)
         return said_limit(container, annotations, self.rules, lambda line: self._once(printable(line)))
 
-    def obstacle(self) -> str:
-        """Why this node cannot be given limits; empty: it can."""
+    def obstacle(self, cgroup_parent: str) -> str:
+        """Why a container below cgroup_parent, as the runtime names it, cannot start with a limit; empty: it can."""
         try:
             controllers = self.tree.words("/", "cgroup.controllers") or []
         except InputError as error:
             return str(error)
         if MISC not in controllers:
             return "this node has no misc controller"
-        return "" if self.value("/", "misc.capacity") else f"this node has no {self.tree.resource}"
+        if not self.value("/", "misc.capacity"):
+            return f"this node has no {self.tree.resource}"
+        # A runtime that enables misc (runc, crun from 1.18) has done so for the pod's sandbox, so a group without it
+        # shows one that does not (crun before, youki): told to write misc.max it would fail the container. Of a group
+        # that is not there nothing is known: the runtime makes it, and enables what it needs, or calls it otherwise.
+        # No limit then would take the start from runtimes that work; kubelet's pods have their group by now.
+        parent = cgroup_path.parent_path(cgroup_parent)
+        try:
+            delegated = None if parent is None else self.tree.words(parent, "cgroup.subtree_control")
+        except InputError as error:
+            return str(error)
+        if parent is None or delegated is None or MISC in delegated:
+            return ""
+        return f"no misc in {self.tree.shown(parent, 'cgroup.subtree_control')}"
 
     def _limits(self, pods: tuple[Wanted, ...], groups: Mapping[str, PodGroup]) -> dict[str, int | None]:
         """misc.max of every group that should have a limit, misc being enabled where that is wanted and missing."""

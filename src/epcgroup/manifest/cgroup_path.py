@@ -58,8 +58,25 @@ def pod_path(qos: Qos, uid: str, *, driver: Driver = "cgroupfs", root: str = "/"
     if driver == "cgroupfs":
         return "/" + "/".join(levels)
     # A slice's name spells its whole path, with dashes between the levels and none within.
-    names = [level.replace("-", "_") for level in levels]
+    return _slices([level.replace("-", "_") for level in levels])
+
+
+def _slices(names: list[str]) -> str:
     return "".join(f"/{'-'.join(names[: depth + 1])}.slice" for depth in range(len(names)))
+
+
+def parent_path(cgroup_parent: str) -> str | None:
+    """The group that a CRI or NRI cgroup_parent names: a path, or a slice with or without the slices above it, also
+    as `slice:prefix:name`. None for what names none."""
+    name = cgroup_parent.rpartition("/")[2].partition(":")[0]
+    if name.endswith(".slice"):
+        # Systemd and the runtimes go by the slice's own name.
+        names = name.removesuffix(".slice").split("-")
+        return _slices(names) if all(names) and "\0" not in name else None
+    parts = [part for part in cgroup_parent.split("/") if part]
+    if not cgroup_parent.startswith("/") or ".." in parts or "\0" in cgroup_parent:
+        return None
+    return "/" + "/".join(parts)
 
 
 def container_path(
