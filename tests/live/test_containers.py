@@ -85,20 +85,29 @@ def environment(host: Any) -> dict[str, str]:
     return {"PATH": "/usr/bin", "PYTHONPATH": SOURCES, "EPCGROUP_RUN": str(host.run_directory)}
 
 
-def bundle(host: Any, place: Path, rules: list[dict[str, Any]] | None, **more: Any) -> str:
-    """A container named ct1 below our tree, with a client in it."""
+def bundle(
+    host: Any,
+    place: Path,
+    rules: list[dict[str, Any]] | None,
+    *,
+    group: str = "ct1",
+    script: str = CLIENT,
+    limit: int | None = LIMIT,
+    **more: Any,
+) -> str:
+    """A container in a group below our tree, with a client in it."""
     binds = [
         {"destination": one, "source": one, "type": "bind", "options": ["rbind"]}
         for one in (*BOUND, str(host.run_directory), "/dev/fuse")
     ]
     resources: dict[str, Any] = {} if rules is None else {"devices": rules}
-    if "hooks" not in more:
-        resources["unified"] = {"misc.max": f"sgx_epc {LIMIT}"}
+    if limit is not None:
+        resources["unified"] = {"misc.max": f"sgx_epc {limit}"}
     config = {
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": 0, "gid": 0},
-            "args": [sys.executable, "-c", CLIENT],
+            "args": [sys.executable, "-c", script],
             "env": [f"{key}={value}" for key, value in environment(host).items()],
             "cwd": "/",
         },
@@ -109,7 +118,7 @@ def bundle(host: Any, place: Path, rules: list[dict[str, Any]] | None, **more: A
             *binds,
         ],
         "linux": {
-            "cgroupsPath": f"{host.path}/ct1",
+            "cgroupsPath": f"{host.path}/{group}",
             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
             "resources": resources,
         },
@@ -177,7 +186,7 @@ def test_the_hook_limits_a_container_without_any_tree(bare_host: Any, tmp_path: 
         str(tmp_path / "state"),
         *(["--cgroup-manager=cgroupfs"] if runtime == "crun" else []),
     ]
-    argv += ["run", "--bundle", bundle(host, tmp_path, None, **more), "ct1"]
+    argv += ["run", "--bundle", bundle(host, tmp_path, None, limit=None, **more), "ct1"]
     container = host.popen(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     held(host, container, f"{host.path}/ct1", "opened" if runtime == "crun" else "EPERM")
 
