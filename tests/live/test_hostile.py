@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import socket
 import struct
 from collections import Counter
@@ -256,6 +257,23 @@ with Enclave(16 * PAGE) as enclave:
 """
     )
     assert [client.line() for _ in range(3)] == ["1", "1", "7"]
+    assert client.ended() == 0
+    assert node.machine.limit_bytes(node.path("/g")) == 64 * 4096
+
+
+def test_a_containers_root_writes_no_limits(live: Boot) -> None:
+    """uid 0 without capabilities, as in most containers."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    node = live(96)
+    node.limit("/g", 64)
+    ask = (
+        "import os\nfrom epcgroup.live import wire\nassert os.getuid() == 0\nfor op in (wire.WRITE, wire.STOP):\n"
+        " try: wire.ask(wire.connect(), wire.Packet(op, text=b'/g\\0misc.max\\0sgx_epc max'))\n"
+        " except OSError as error: print(error.errno, flush=True)\n"
+    )
+    client = node.client(f"os.execvp('setpriv', ['setpriv', '--bounding-set=-all', sys.executable, '-c', {ask!r}])\n")
+    assert [client.line() for _ in range(2)] == ["1", "1"]
     assert client.ended() == 0
     assert node.machine.limit_bytes(node.path("/g")) == 64 * 4096
 

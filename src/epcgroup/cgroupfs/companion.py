@@ -14,6 +14,7 @@ from pathlib import Path
 from epcgroup.cgroupfs import mounts
 
 LOOK_SECONDS = 0.05  # between two looks
+BACKLOG = 64  # pokes that are carried out one by one
 
 
 class Companion:
@@ -67,13 +68,12 @@ class Companion:
             if not data:
                 break
             *words, rest = (rest + data).split(b"\0")
-            # Once a file: who has much to tell must not keep the mount busy long after.
-            pokes: dict[bytes, None] = {}
-            for word in words:
-                if word in (b"+", b"-"):
-                    looking = word == b"+"
-                else:
-                    pokes[word] = None
+            pokes = [word for word in words if word not in (b"+", b"-")]
+            if len(pokes) != len(words):
+                looking = [word for word in words if word in (b"+", b"-")][-1] == b"+"
+            if len(pokes) > BACKLOG:
+                # Once a file: who has much to tell must not keep the mount busy long after.
+                pokes = [*dict.fromkeys(pokes)]
             for path in pokes:
                 self._write_to(os.fsdecode(path))
         if mounts.ours().get(str(self._directory)) == f"{mounts.SOURCE}:{self._server}":

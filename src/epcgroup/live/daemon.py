@@ -42,6 +42,7 @@ from epcgroup.units import PAGE_SIZE
 
 Series = Literal["mainline", "v2", "v17"]
 
+CAP_SYS_ADMIN = 21
 MAX_GHOSTS = 256  # of a process that makes and closes one enclave after another the oldest are forgotten
 ADD_AT_ONCE = 64  # pages, so that nobody waits long for one who builds
 MAX_SILENT_OF_ONE = 128  # connections of a user without an enclave; the oldest of more is dropped
@@ -355,8 +356,9 @@ class Daemon:
 
     @staticmethod
     def _root(client: Client) -> None:
-        if client.uid != 0:
+        if client.uid != 0 or not _administers(client.pid):
             raise OSError(errno.EPERM, "not root")
+        signal.pidfd_send_signal(client.pidfd, 0)  # the number was still its own
 
     def _create(self, client: Client, size: int, to_be_built: int) -> wire.Packet:
         if client.area is not None:
@@ -668,3 +670,11 @@ def _maps(pid: int, address: int, area: Area) -> bool:
         if fields[0].lstrip("0") == wanted:
             return int(fields[4]) == inode and fields[1].startswith("rw-s") and fields[2] == "00000000"
     return False
+
+
+def _administers(pid: int) -> bool:
+    """Has it CAP_SYS_ADMIN here? A container's uid 0 has not, and may have our socket."""
+    if not Path(f"/proc/{pid}/ns/user").samefile("/proc/self/ns/user"):
+        return False
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["CapEff"], 16) >> CAP_SYS_ADMIN & 1)
