@@ -65,11 +65,17 @@ def current(group: Path) -> int:
     return int((group / "misc.current").read_text().split()[1])
 
 
-def test_a_limit_written_to_the_file_holds_and_a_lower_one_too(files: tuple[Path, str]) -> None:
-    top, run = files
+def limited(top: Path) -> Path:
+    """A group of its own with a limit of a MiB."""
     group = top / "ct"
     group.mkdir()
     write(group / "misc.max", f"sgx_epc {MIB}")
+    return group
+
+
+def test_a_limit_written_to_the_file_holds_and_a_lower_one_too(files: tuple[Path, str]) -> None:
+    top, run = files
+    group = limited(top)
     with client(group, run) as use:
         assert use() == "True"
         assert 0 < current(group) <= MIB
@@ -88,9 +94,7 @@ def test_a_limit_written_to_the_file_holds_and_a_lower_one_too(files: tuple[Path
 
 def test_who_waits_for_refused_charges_is_woken(files: tuple[Path, str]) -> None:
     top, run = files
-    group = top / "ct"
-    group.mkdir()
-    write(group / "misc.max", f"sgx_epc {MIB}")
+    group = limited(top)
     with client(group, run) as use, (group / "misc.events").open("rb", buffering=0) as events:
         assert events.read(100) == b"sgx_epc.max 0\n"
         poll = select.poll()
@@ -102,9 +106,7 @@ def test_who_waits_for_refused_charges_is_woken(files: tuple[Path, str]) -> None
 
 def test_the_controller_taken_and_given_again_starts_afresh_and_charges_stay_above(files: tuple[Path, str]) -> None:
     top, run = files
-    group = top / "ct"
-    group.mkdir()
-    write(group / "misc.max", f"sgx_epc {MIB}")
+    group = limited(top)
     with client(group, run) as use:
         assert use() == "True"
         held = current(top)

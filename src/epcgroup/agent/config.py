@@ -16,6 +16,7 @@ from epcgroup.agent.policy import MODES, Mode, Rules
 from epcgroup.agent.source import KubeletFile, Manifests, Source
 from epcgroup.errors import InputError, nearest
 from epcgroup.interface import EPC
+from epcgroup.manifest.documents import bytes_of
 from epcgroup.manifest.kubernetes import EPC_RESOURCE, SIZES
 from epcgroup.units import parse_bytes, parse_duration, quoted
 
@@ -98,13 +99,7 @@ class Config:
 
 def load(file: Path) -> Config:
     """The configuration in a file; InputError."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=file) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"larger than {MAX_FILE_BYTES >> 20} MiB", where=file)
+    data = bytes_of(file, MAX_FILE_BYTES)
     try:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

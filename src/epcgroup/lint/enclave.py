@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from epcgroup.errors import InputError
+from epcgroup.manifest.documents import bytes_of
 from epcgroup.units import PAGE_SIZE, format_bytes, quoted
 
 MAX_FILE_BYTES = 1 << 20
@@ -35,13 +36,7 @@ class Need:
 
 def read(path: Path) -> Need:
     """The need of one configuration file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=path) from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"larger than {MAX_FILE_BYTES >> 20} MiB", where=path)
+    data = bytes_of(path, MAX_FILE_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -65,6 +65,18 @@ def shown(path: Path) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def bytes_of(path: Path, most: int) -> bytes:
+    """A whole file that is no manifest; InputError when it cannot be read or has more than `most` bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error})", where=path) from None
+    if len(data) > most:
+        raise InputError(f"larger than {most >> 20} MiB", where=path)
+    return data
+
+
 def _entries(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
